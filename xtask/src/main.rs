@@ -1,1 +1,61 @@
-fn main() {}
+// SPDX-License-Identifier: GPL-2.0-only
+//! `cargo xtask`: builds AegisFS, boots it in a virtual machine and proves it there.
+
+mod cmd;
+mod console;
+mod cpio;
+mod debug_kernel;
+mod guest_image;
+mod host;
+mod kernel;
+mod kmod;
+mod paths;
+mod setup;
+mod stage;
+mod testbed;
+mod toolchain;
+mod ui;
+mod vm;
+mod vm_command;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, boot and test AegisFS")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing and fill the cache: toolchain, kernel, guest image.
+    Setup(setup::Options),
+    /// Build the kernel module.
+    Kmod(kmod::Options),
+    /// Boot the VM and run a command in it.
+    Vm(vm_command::Options),
+}
+
+fn main() -> ExitCode {
+    ui::start_clock();
+    match run(Cli::parse()) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Setup(options) => setup::main(&options)?,
+        Command::Kmod(options) => kmod::main(&options)?,
+        Command::Vm(options) => return vm_command::main(&options),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,560 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A virtual machine that runs commands, and that can lose its power at any moment.
+//!
+//! Boot: QEMU loads the kernel and the initramfs; its init (`qemu/guest`) mounts the root image
+//! and answers on a virtio-serial port. `Vm::start` sends a command, `Vm::next` returns what it
+//! prints and how it ends. Dropping a `Vm` cuts its power.
+//!
+//! The kernel's console goes to a file. After every command the log is searched for reports of
+//! trouble (`console`): a run with an oops in it has failed, whatever the command said.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use aegisfs_guest::proto::{self, FromGuest, ToGuest};
+use anyhow::{anyhow, bail, ensure, Context, Result};
+
+use crate::{cmd, console, kernel::Kernel, paths, ui};
+
+/// Reports go to the console, and a kernel that has oopsed ends the VM at once.
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic";
+
+/// Emulation translates code once for each virtual address and executes every mitigation in
+/// full: fixed addresses and no mitigations make fork and exec four times faster.
+const FAST_COMMAND_LINE: &str = "norandmaps nokaslr init_on_alloc=0 randomize_kstack_offset=off \
+     hardened_usercopy=off lsm=capability mitigations=off nowatchdog \
+     rcupdate.rcu_cpu_stall_timeout=120";
+
+/// Emulation copies byte by byte where these instructions' flags are shown.
+const TCG_CPU: &str = "max,la57=off,-erms,-fsrm";
+const TCG: &str = "tcg,thread=multi,tb-size=512";
+
+/// A boot takes some seconds; other work on the machine may slow it down.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
+/// A virtual machine monitor inside a virtual machine may accept the first instructions and then
+/// get nowhere.
+const KVM_PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone)]
+pub enum Disk {
+    /// Empty, and gone with the VM.
+    Scratch { size: u64 },
+    /// A file of the host.
+    File { path: PathBuf, read_only: bool },
+    /// A file of the host; every write and flush is also recorded in a log (see `write_log`).
+    Logged { path: PathBuf, log: PathBuf },
+}
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub kernel: Kernel,
+    pub initramfs: PathBuf,
+    pub root_image: PathBuf,
+    pub cpus: u32,
+    pub memory_mib: u32,
+    pub disks: Vec<Disk>,
+    /// The kernel's own defaults instead of what makes emulation fast.
+    pub stock_command_line: bool,
+    /// Connects a terminal of the VM with this one's.
+    pub interactive: bool,
+}
+
+/// What happened in the VM.
+#[derive(Debug)]
+pub enum Event {
+    Output(Vec<u8>),
+    Exit(i32),
+    /// The time was over.
+    Timeout,
+    /// The VM has ended: it crashed, or its power was cut.
+    Gone,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Exit(i32),
+    Timeout,
+    /// The VM ended before the command did.
+    Gone,
+    /// The kernel reported trouble.
+    Report(String),
+}
+
+pub struct Vm {
+    qemu: Child,
+    directory: RunDirectory,
+    port: UnixStream,
+    events: Receiver<FromGuest>,
+}
+
+/// Sockets, console log and scratch disks of one VM.
+struct RunDirectory {
+    path: PathBuf,
+}
+
+impl RunDirectory {
+    fn create() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // A short path, since socket names may have 107 bytes, and on a disk, not in memory.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let base = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
+        let path = base.join(format!("aegisfs-vm-{}-{number}", std::process::id()));
+        paths::remove_tree(&path)?;
+        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(RunDirectory { path })
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accelerator {
+    Kvm,
+    Tcg,
+}
+
+impl Vm {
+    /// Starts the VM and waits until it takes commands.
+    pub fn boot(config: &Config) -> Result<Vm> {
+        match chosen_accelerator()? {
+            Some(accelerator) => Self::boot_with(config, accelerator, BOOT_TIMEOUT),
+            None => {
+                // Only a boot shows whether hardware virtualisation works here.
+                let accelerator = match Self::boot_with(config, Accelerator::Kvm, KVM_PROBE_TIMEOUT)
+                {
+                    Ok(vm) => {
+                        remember_accelerator(Accelerator::Kvm)?;
+                        return Ok(vm);
+                    }
+                    Err(_) => Accelerator::Tcg,
+                };
+                remember_accelerator(accelerator)?;
+                Self::boot_with(config, accelerator, BOOT_TIMEOUT)
+            }
+        }
+    }
+
+    fn boot_with(config: &Config, accelerator: Accelerator, timeout: Duration) -> Result<Vm> {
+        ensure!(
+            cmd::find("qemu-system-x86_64"),
+            "QEMU is not installed: run 'cargo xtask setup'"
+        );
+        let directory = RunDirectory::create()?;
+        let socket = directory.path.join("agent");
+        let listener = UnixListener::bind(&socket)
+            .with_context(|| format!("make the socket {}", socket.display()))?;
+        let arguments = arguments(config, accelerator, &directory.path)?;
+        // QEMU must not outlive this process, even when that is killed.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
+            .args(arguments);
+        if !config.interactive {
+            command.stdin(Stdio::null());
+        }
+        let errors = directory.path.join("qemu.log");
+        command.stdout(if config.interactive {
+            Stdio::inherit()
+        } else {
+            Stdio::null()
+        });
+        command.stderr(File::create(&errors)?);
+        let mut qemu = command.spawn().context("start QEMU")?;
+
+        let start = Instant::now();
+        listener.set_nonblocking(true)?;
+        let port = loop {
+            if let Ok((port, _)) = listener.accept() {
+                break port;
+            }
+            if let Some(status) = qemu.try_wait()? {
+                let text = fs::read_to_string(&errors).unwrap_or_default();
+                bail!("QEMU did not start ({status}): {}", text.trim());
+            }
+            if start.elapsed() > timeout {
+                let _ = qemu.kill();
+                bail!("QEMU did not connect within {} s", timeout.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        port.set_nonblocking(false)?;
+        let mut reader = BufReader::with_capacity(256 << 10, port.try_clone()?);
+        let (sender, events) = mpsc::channel();
+        std::thread::spawn(move || {
+            while let Ok(frame) = FromGuest::receive(&mut reader) {
+                if sender.send(frame).is_err() {
+                    break;
+                }
+            }
+        });
+        let vm = Vm {
+            qemu,
+            directory,
+            port,
+            events,
+        };
+        match vm
+            .events
+            .recv_timeout(timeout.saturating_sub(start.elapsed()))
+        {
+            Ok(FromGuest::Ready(_)) => Ok(vm),
+            Ok(FromGuest::Failed(why)) => bail!("the VM's init failed: {}", why.trim()),
+            Ok(other) => bail!("the VM's agent began with {other:?}"),
+            Err(error) => {
+                let what = match error {
+                    RecvTimeoutError::Timeout => format!("no answer in {} s", timeout.as_secs()),
+                    RecvTimeoutError::Disconnected => "it ended".to_owned(),
+                };
+                let log = vm.console_log();
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+                Err(anyhow!(
+                    "the VM did not boot: {what}; the end of its console:\n{tail}"
+                ))
+            }
+        }
+    }
+
+    /// Starts a command. One runs at a time.
+    pub fn start(&mut self, argv: &[&str]) -> Result<()> {
+        let argv = argv.iter().map(|text| (*text).to_owned()).collect();
+        self.send(&ToGuest::Run(proto::Command {
+            argv,
+            env: Vec::new(),
+        }))
+    }
+
+    /// Starts a line of shell.
+    pub fn start_shell(&mut self, script: &str) -> Result<()> {
+        self.start(&["bash", "-c", script])
+    }
+
+    /// The next thing that the running command does.
+    pub fn next(&mut self, timeout: Duration) -> Event {
+        match self.events.recv_timeout(timeout) {
+            Ok(FromGuest::Output(bytes)) => Event::Output(bytes),
+            Ok(FromGuest::Exit(status)) => Event::Exit(status),
+            Ok(FromGuest::Ready(_) | FromGuest::Failed(_))
+            | Err(RecvTimeoutError::Disconnected) => Event::Gone,
+            Err(RecvTimeoutError::Timeout) => Event::Timeout,
+        }
+    }
+
+    /// Runs a command to its end, handing on what it prints.
+    pub fn run(
+        &mut self,
+        argv: &[&str],
+        timeout: Duration,
+        output: &mut dyn FnMut(&[u8]),
+    ) -> Result<Outcome> {
+        self.start(argv)?;
+        self.finish(timeout, output)
+    }
+
+    /// Waits for the running command, handing on what it prints.
+    pub fn finish(&mut self, timeout: Duration, output: &mut dyn FnMut(&[u8])) -> Result<Outcome> {
+        let deadline = Instant::now() + timeout;
+        let outcome = loop {
+            match self.next(deadline.saturating_duration_since(Instant::now())) {
+                Event::Output(bytes) => output(&bytes),
+                Event::Exit(status) => break Outcome::Exit(status),
+                Event::Timeout => break Outcome::Timeout,
+                Event::Gone => break Outcome::Gone,
+            }
+        };
+        if outcome == Outcome::Gone {
+            // The console's last lines may still be on their way into the file.
+            let _ = self.wait_for_end(Duration::from_secs(5));
+        }
+        Ok(match self.report() {
+            Some(report) => Outcome::Report(report),
+            None => outcome,
+        })
+    }
+
+    /// Runs a line of shell, which must succeed, and returns what it printed.
+    pub fn shell(&mut self, script: &str, timeout: Duration) -> Result<String> {
+        let mut text = Vec::new();
+        let outcome = self.run(&["bash", "-c", script], timeout, &mut |bytes| {
+            text.extend_from_slice(bytes)
+        })?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        match outcome {
+            Outcome::Exit(0) => Ok(text),
+            Outcome::Exit(status) => {
+                bail!(
+                    "in the VM '{script}' failed with status {status}:\n{}",
+                    text.trim_end()
+                )
+            }
+            Outcome::Timeout => bail!(
+                "in the VM '{script}' did not end within {} s; it printed:\n{}",
+                timeout.as_secs(),
+                text.trim_end()
+            ),
+            Outcome::Gone => bail!("the VM ended during '{script}':\n{}", self.console_log()),
+            Outcome::Report(report) => {
+                bail!("the kernel reported trouble during '{script}':\n{report}")
+            }
+        }
+    }
+
+    /// Kills the running command.
+    pub fn kill_command(&mut self) -> Result<()> {
+        self.send(&ToGuest::Kill)
+    }
+
+    /// Cuts the power: what the VM had not written to its disks is lost.
+    pub fn cut_power(mut self) -> Result<()> {
+        self.qemu.kill().context("kill QEMU")?;
+        self.qemu.wait().context("wait for QEMU")?;
+        Ok(())
+    }
+
+    /// Stops the processors, lets the disks end what they are doing, then cuts the power: after
+    /// this the log of a [`Disk::Logged`] is whole.
+    pub fn freeze_and_cut_power(self) -> Result<()> {
+        let mut monitor = UnixStream::connect(self.directory.path.join("monitor"))
+            .context("connect to QEMU's monitor")?;
+        monitor.set_read_timeout(Some(POWER_OFF_TIMEOUT))?;
+        let mut answers = BufReader::new(monitor.try_clone()?).lines();
+        let mut ask = |command: &str| -> Result<()> {
+            writeln!(monitor, r#"{{"execute":"{command}"}}"#)?;
+            loop {
+                let line = answers.next().context("QEMU's monitor ended")??;
+                if line.contains(r#""return""#) {
+                    return Ok(());
+                }
+                ensure!(
+                    !line.contains(r#""error""#),
+                    "QEMU refused '{command}': {line}"
+                );
+            }
+        };
+        ask("qmp_capabilities")?;
+        ask("stop")?;
+        self.cut_power()
+    }
+
+    /// Unmounts the disks and powers off.
+    pub fn shut_down(mut self) -> Result<()> {
+        self.send(&ToGuest::PowerOff)?;
+        self.wait_for_end(POWER_OFF_TIMEOUT)
+            .context("power off the VM")?;
+        match self.report() {
+            Some(report) => bail!("the kernel reported trouble:\n{report}"),
+            None => Ok(()),
+        }
+    }
+
+    pub fn console_log(&self) -> String {
+        let bytes = fs::read(self.directory.path.join("console")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The first report of trouble that the kernel has made so far.
+    pub fn report(&self) -> Option<String> {
+        console::first_report(&self.console_log())
+    }
+
+    /// Waits for QEMU to end by itself.
+    pub fn wait_for_end(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.qemu.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "still running after {} s",
+                timeout.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn send(&mut self, message: &ToGuest) -> Result<()> {
+        message.send(&mut self.port).with_context(|| {
+            let report = self
+                .report()
+                .unwrap_or_else(|| "no report on its console".to_owned());
+            format!("the VM does not listen any more: {report}")
+        })
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+fn arguments(config: &Config, accelerator: Accelerator, directory: &Path) -> Result<Vec<OsString>> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    let mut add = |items: &[&str]| arguments.extend(items.iter().map(OsString::from));
+    let (accelerator, cpu) = match accelerator {
+        Accelerator::Kvm => ("kvm", "host"),
+        Accelerator::Tcg => (TCG, TCG_CPU),
+    };
+    let command_line = match config.stock_command_line {
+        true => COMMAND_LINE.to_owned(),
+        false => format!("{COMMAND_LINE} {FAST_COMMAND_LINE}"),
+    };
+    add(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    add(&["-machine", "q35", "-accel", accelerator, "-cpu", cpu]);
+    add(&[
+        "-smp",
+        &config.cpus.to_string(),
+        "-m",
+        &format!("{}M", config.memory_mib),
+    ]);
+    add(&["-kernel", &config.kernel.image.display().to_string()]);
+    add(&[
+        "-initrd",
+        &config.initramfs.display().to_string(),
+        "-append",
+        &command_line,
+    ]);
+    let inside = |name: &str| directory.join(name).display().to_string();
+    add(&[
+        "-chardev",
+        &format!("file,id=console,path={}", inside("console")),
+    ]);
+    add(&["-serial", "chardev:console"]);
+    add(&[
+        "-chardev",
+        &format!("socket,id=agent,path={}", inside("agent")),
+    ]);
+    add(&["-device", "virtio-serial-pci"]);
+    add(&[
+        "-device",
+        &format!("virtserialport,chardev=agent,name={}", proto::PORT_NAME),
+    ]);
+    add(&[
+        "-qmp",
+        &format!("unix:{},server=on,wait=off", inside("monitor")),
+    ]);
+    if config.interactive {
+        add(&["-chardev", "stdio,id=terminal,signal=off"]);
+        add(&["-device", "virtconsole,chardev=terminal"]);
+    }
+
+    let root = config.root_image.display().to_string();
+    let mut disks = vec![(
+        "aegis-root".to_owned(),
+        format!("file={},format=raw,snapshot=on", escape(&root)),
+    )];
+    for (index, disk) in config.disks.iter().enumerate() {
+        let number = index + 1;
+        let source = match disk {
+            Disk::Scratch { size } => {
+                let path = directory.join(format!("disk{number}.img"));
+                make_sparse(&path, *size)?;
+                format!("file={},format=raw", escape(&path.display().to_string()))
+            }
+            Disk::File { path, read_only } => {
+                ensure!(
+                    path.exists(),
+                    "the disk image {} does not exist",
+                    path.display()
+                );
+                let access = if *read_only { "on" } else { "off" };
+                let path = escape(&path.display().to_string());
+                format!("file={path},format=raw,readonly={access}")
+            }
+            Disk::Logged { path, log } => {
+                File::create(log).with_context(|| format!("create {}", log.display()))?;
+                format!(
+                    "driver=blklogwrites,file.driver=file,file.filename={},\
+                     log.driver=file,log.filename={},log-append=off,log-sector-size=512",
+                    escape(&path.display().to_string()),
+                    escape(&log.display().to_string())
+                )
+            }
+        };
+        disks.push((format!("aegis-disk{number}"), source));
+    }
+    for (serial, source) in disks {
+        // The host keeps what it was given when QEMU is killed, so nothing needs to reach its disk.
+        let drive = format!("if=none,id={serial},cache=unsafe,discard=unmap,{source}");
+        let device = format!("virtio-blk-pci,drive={serial},serial={serial}");
+        arguments.extend([
+            "-drive".into(),
+            drive.into(),
+            "-device".into(),
+            device.into(),
+        ]);
+    }
+    Ok(arguments)
+}
+
+/// QEMU separates options by commas; a doubled one stands for itself.
+fn escape(path: &str) -> String {
+    path.replace(',', ",,")
+}
+
+pub fn make_sparse(path: &Path, size: u64) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    file.set_len(size)
+        .with_context(|| format!("make {} {size} bytes long", path.display()))
+}
+
+/// How to run the VM: `AEGIS_ACCEL=kvm|tcg`, or what was found out since the machine started.
+/// None: it is not known yet.
+fn chosen_accelerator() -> Result<Option<Accelerator>> {
+    match std::env::var("AEGIS_ACCEL").as_deref() {
+        Ok("kvm") => return Ok(Some(Accelerator::Kvm)),
+        Ok("tcg") => return Ok(Some(Accelerator::Tcg)),
+        Ok(other) if other != "auto" => bail!("AEGIS_ACCEL is '{other}', not kvm, tcg or auto"),
+        _ => {}
+    }
+    if File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_err()
+    {
+        return Ok(Some(Accelerator::Tcg));
+    }
+    Ok(match fs::read_to_string(accelerator_record()?).as_deref() {
+        Ok("kvm") => Some(Accelerator::Kvm),
+        Ok("tcg") => Some(Accelerator::Tcg),
+        _ => None,
+    })
+}
+
+fn remember_accelerator(found: Accelerator) -> Result<()> {
+    let name = match found {
+        Accelerator::Kvm => "kvm",
+        Accelerator::Tcg => {
+            ui::warn("/dev/kvm is there but does not work: virtual machines are emulated");
+            "tcg"
+        }
+    };
+    paths::write_atomically(&accelerator_record()?, name.as_bytes())
+}
+
+fn accelerator_record() -> Result<PathBuf> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Ok(paths::cache()?.join(format!("accelerator-{}", boot.trim())))
+}
