@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The facade's part that concerns the volume as a whole: durability, background work, state.
+
+use crate::error::{Error, Result};
+use crate::format::superblock::LABEL_MAX;
+use crate::txn::journal::{Committed, Pressure};
+use crate::txn::Fs;
+use crate::types::{Counters, Info, MountOptions, StatFs};
+use aegisfs_platform::{monotonic_ms, Vec};
+use core::sync::atomic::Ordering::Relaxed;
+
+/// Longest sleep of the background thread, in milliseconds.
+const IDLE_MS: u64 = 60_000;
+
+impl Fs {
+    /// Writes everything and marks the volume as unmounted in order. Every later change fails with
+    /// `Shutdown`; dropping the value without this is a crash.
+    ///
+    /// # Errors
+    /// Device errors. The journal then holds what is missing.
+    pub fn unmount(&self) -> Result<()> {
+        let result = match self.writable() {
+            Ok(()) => self.checkpoint_with(true),
+            Err(Error::ReadOnly) => Ok(()),
+            Err(e) => Err(e),
+        };
+        self.stopped.store(true, Relaxed);
+        self.pool.may_heal.store(false, Relaxed);
+        self.journal.stop();
+        result
+    }
+
+    /// Makes the mount read-only (after writing everything) or writable.
+    ///
+    /// # Errors
+    /// Device errors; `Shutdown` after an error; `Unsupported` with `no_recovery`.
+    pub fn set_read_only(&self, read_only: bool) -> Result<()> {
+        if self.stopped.load(Relaxed) {
+            return if read_only {
+                Ok(())
+            } else {
+                Err(Error::Shutdown)
+            };
+        }
+        if read_only == self.read_only.load(Relaxed) {
+            return Ok(());
+        }
+        if !read_only {
+            if self.options.lock().no_recovery {
+                return Err(Error::Unsupported);
+            }
+            self.options.lock().read_only = false;
+            return self.make_writable();
+        }
+        self.checkpoint_with(true)?;
+        self.read_only.store(true, Relaxed);
+        self.pool.may_heal.store(false, Relaxed);
+        self.options.lock().read_only = true;
+        Ok(())
+    }
+
+    /// No change is possible, by wish or after an error.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Relaxed) || self.stopped.load(Relaxed)
+    }
+
+    /// The mount asked for a panic on errors, and one happened: the host has to do it.
+    #[must_use]
+    pub fn panic_due(&self) -> bool {
+        self.panic_due.load(Relaxed)
+    }
+
+    /// Changes the options that can change while mounted: commit interval, discard, error policy.
+    pub fn set_options(&self, options: &MountOptions) {
+        let mut own = self.options.lock();
+        own.commit_secs = options.commit_secs;
+        own.discard = options.discard;
+        own.errors = options.errors;
+    }
+
+    /// Identity and geometry.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        let checkpointer = self.checkpointer.lock();
+        let sb = &checkpointer.superblock;
+        Info {
+            uuid: sb.uuid,
+            label: sb.label,
+            generation: sb.generation,
+            node_size: sb.node_size,
+            chunk_blocks: sb.chunk_blocks,
+            chunks: sb.chunks,
+            device_size: sb.device_size,
+            journal_blocks: sb.journal_blocks,
+            metadata_replicas: sb.metadata_replicas,
+            data_replicas: sb.data_replicas,
+            mounts: sb.mounts,
+            created: sb.created,
+            features: [sb.compat, sb.ro_compat, sb.incompat],
+        }
+    }
+
+    /// Sets the volume's label, durably.
+    ///
+    /// # Errors
+    /// `Invalid` for labels above 63 bytes or with NUL, `ReadOnly`, device errors.
+    pub fn set_label(&self, label: &[u8]) -> Result<()> {
+        if label.len() > LABEL_MAX || label.contains(&0) {
+            return Err(Error::Invalid);
+        }
+        self.writable()?;
+        {
+            let mut checkpointer = self.checkpointer.lock();
+            checkpointer.superblock.label.fill(0);
+            crate::format::bytes::copy(&mut checkpointer.superblock.label, label);
+            checkpointer.forced = true;
+        }
+        self.checkpoint()
+    }
+
+    /// Space and inodes.
+    #[must_use]
+    pub fn statfs(&self) -> StatFs {
+        let inodes = self.state.read().subvolume.inodes;
+        let space = self.space.lock();
+        let free = space.free() + space.unreleased();
+        let taken = space.hard_reserve() + space.reserved();
+        StatFs {
+            total: space.total(),
+            free,
+            available: free.saturating_sub(taken),
+            inodes,
+        }
+    }
+
+    /// Counters since mount.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let stats = &self.pool.stats;
+        let state = self.state.read();
+        Counters {
+            checkpoints: stats.checkpoints.load(Relaxed),
+            journal_writes: stats.journal_writes.load(Relaxed),
+            operations: state.sequence,
+            nodes_read: stats.nodes_read.load(Relaxed),
+            nodes_written: stats.nodes_written.load(Relaxed),
+            checksum_errors: stats.checksum_errors.load(Relaxed),
+            healed: stats.healed.load(Relaxed),
+            io_errors: stats.io_errors.load(Relaxed),
+            cached_nodes: self.pool.cached_nodes() as u64,
+            dirty_nodes: state.trees.dirty_nodes() as u64,
+        }
+    }
+
+    /// Number of operations applied since mkfs: what [`Fs::commit`] takes.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.state.read().sequence
+    }
+
+    /// Returns when all operations up to number `upto` are durable.
+    ///
+    /// # Errors
+    /// Device errors, which stop the volume; `Shutdown`.
+    pub fn commit(&self, upto: u64) -> Result<()> {
+        if self.read_only.load(Relaxed) {
+            return Ok(());
+        }
+        match self.journal.commit(upto) {
+            Ok(Committed::Yes) => Ok(()),
+            Ok(Committed::NeedsCheckpoint) => self.checkpoint(),
+            Err(Error::NoMemory) => Err(Error::NoMemory),
+            Err(e) => {
+                self.fail("writing the journal", e);
+                Err(e)
+            }
+        }
+    }
+
+    /// Makes everything done so far durable.
+    ///
+    /// # Errors
+    /// As [`Fs::commit`].
+    pub fn sync(&self) -> Result<()> {
+        self.commit(self.sequence())
+    }
+
+    /// Does what is due in the background; gives the milliseconds until it wants to be called again.
+    pub fn background(&self) -> u64 {
+        if self.writable().is_err() {
+            return IDLE_MS;
+        }
+        let interval = u64::from(self.options.lock().commit_secs.max(1)) * 1000;
+        let (due, last) = {
+            let mut wake = self.wake.lock();
+            (core::mem::take(&mut wake.due), wake.last_checkpoint)
+        };
+        let age = monotonic_ms().saturating_sub(last);
+        if due || age >= interval || self.journal.pressure() != Pressure::None {
+            // An error has stopped the volume or passes with the next try; either way it is logged
+            // or comes back in an operation.
+            let _ = self.checkpoint();
+            self.wake.lock().last_checkpoint = monotonic_ms();
+            return interval;
+        }
+        interval - age
+    }
+
+    /// Sleeps for at most `ms` milliseconds, less when [`Fs::background`] is wanted.
+    pub fn wait_background(&self, ms: u64) {
+        let mut wake = self.wake.lock();
+        if !wake.due {
+            self.wake_up.wait_timeout(&mut wake, ms);
+        }
+    }
+
+    /// Makes [`Fs::wait_background`] return and [`Fs::background`] do a checkpoint.
+    pub fn wake_background(&self) {
+        self.wake.lock().due = true;
+        self.wake_up.notify_all();
+    }
+
+    /// Stops all changes at once, without writing anything (`FS_IOC_SHUTDOWN`).
+    pub fn shutdown(&self) {
+        self.fail("shutdown", Error::Shutdown);
+    }
+
+    /// Clean nodes that could be dropped from the cache.
+    #[must_use]
+    pub fn cached(&self) -> usize {
+        self.pool.cached_nodes()
+    }
+
+    /// Drops up to `nodes` clean nodes; gives how many.
+    pub fn shrink(&self, nodes: usize) -> usize {
+        self.pool.shrink(nodes)
+    }
+
+    /// Label without padding.
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub fn label(&self) -> Result<Vec<u8>> {
+        let label = self.info().label;
+        let n = label.iter().position(|c| *c == 0).unwrap_or(label.len());
+        Ok(Vec::try_from_slice(label.get(..n).unwrap_or(&[]))?)
+    }
+}

@@ -1,0 +1,779 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Where file data stands: mapping, allocation, committing what was written, cutting out.
+//!
+//! Data is never overwritten: a write gets new blocks ([`Fs::alloc_data`]), and when the device has
+//! them, one operation ([`Fs::commit_data`]) replaces what the file had there. The only blocks that
+//! are written in place are unwritten ones, whose content nobody can see.
+//!
+//! Invariant: extents of a file do not overlap, and the inode's `blocks` is the sum of their lengths.
+
+use super::dir::touch;
+use super::inode::{block_of, delete_range, free_extent, orphan_key, put_inline};
+use crate::btree::Io;
+use crate::error::{Error, Result};
+use crate::format::key::{kind, Key, MAX_REPLICAS};
+use crate::format::record::{
+    extent_blocks_max, extent_sum, Extent, ExtentKind, EXTENT_HEADER, EXTENT_LEN_MAX,
+};
+use crate::space::Range;
+use crate::txn::{Class, Fs, State, Tx, TREE};
+use crate::types::{
+    Attr, DataRun, Location, Mapping, Time, BLOCK_SIZE, FILE_SIZE_MAX, MODE_DIR, MODE_FILE,
+    MODE_TYPE,
+};
+use aegisfs_platform::Vec;
+
+/// Most blocks that [`Fs::alloc_data`] gives at once.
+const RUN_MAX: u32 = 1024;
+// All that a run can replace fits one record, even as extents of one block each.
+const _: () = assert!(RUN_MAX as usize * 180 < RECORD_SOFT);
+/// Bytes of a record at which an operation of unbounded size goes on in the next one.
+const RECORD_SOFT: usize = 256 << 10;
+/// Largest inline content, in bytes: must fit one block and one record.
+const INLINE_MAX: usize = 2048;
+
+/// An extent with its place in the file and its whole record.
+pub struct Mapped {
+    /// First block in the file.
+    pub start: u64,
+    /// The extent.
+    pub extent: Extent,
+}
+
+/// Finds what stands at `block`: the extent there, or the start of the next one.
+fn find(
+    state: &State,
+    io: Io,
+    ino: u64,
+    block: u64,
+    max: u64,
+    record: &mut dyn FnMut(&[u8]),
+) -> Result<(Option<Mapped>, u64), crate::btree::Walk> {
+    let corrupt = || crate::btree::Walk::Failed(Error::Corrupt);
+    let at = Key::new(ino, kind::EXTENT, block);
+    let mut here = None;
+    let mut bad = false;
+    state.trees.floor(TREE, &at, io, &mut |key, value| {
+        if key.object != ino || key.kind != kind::EXTENT {
+            return;
+        }
+        match Extent::decode(value) {
+            Some(extent) if key.offset.saturating_add(u64::from(extent.blocks)) > block => {
+                here = Some(Mapped {
+                    start: key.offset,
+                    extent,
+                });
+                record(value);
+            }
+            Some(_) => {}
+            None => bad = true,
+        }
+    })?;
+    if bad {
+        return Err(corrupt());
+    }
+    if here.is_some() {
+        return Ok((here, 0));
+    }
+    let mut next = block.saturating_add(max);
+    if max > 1 {
+        let last = Key::new(ino, kind::EXTENT, next.saturating_sub(1));
+        state.trees.scan(TREE, &at, &last, io, &mut |key, _| {
+            next = key.offset;
+            false
+        })?;
+    }
+    Ok((None, next))
+}
+
+impl Fs {
+    /// Largest content that is stored inline, in bytes.
+    #[must_use]
+    pub const fn inline_max(&self) -> usize {
+        let eighth = self.node_size / 8;
+        if eighth < INLINE_MAX {
+            eighth
+        } else {
+            INLINE_MAX
+        }
+    }
+
+    /// What stands at `block` of a file, for at most `max_blocks` blocks.
+    ///
+    /// # Errors
+    /// `Corrupt` for damaged metadata, device errors. A missing inode is a hole.
+    pub fn map(&self, ino: u64, block: u64, max_blocks: u64) -> Result<Mapping> {
+        let max = max_blocks.max(1);
+        let (here, next, inline) = self.read_trees(|state, io| {
+            let (here, next) = find(state, io, ino, block, max, &mut |_| {})?;
+            let key = Key::new(ino, kind::INLINE, 0);
+            let inline =
+                here.is_none() && block == 0 && state.trees.get(TREE, &key, io, &mut |_| {})?;
+            Ok((here, next, inline))
+        })?;
+        if inline {
+            return Ok(Mapping::Inline);
+        }
+        let Some(Mapped { start, extent }) = here else {
+            return Ok(Mapping::Hole {
+                blocks: next.saturating_sub(block),
+            });
+        };
+        let skip = (block - start) as u32;
+        let blocks = u64::from(extent.blocks - skip).min(max);
+        let at = self
+            .pool
+            .locate(extent.addr[0].saturating_add(u64::from(skip)), blocks)?;
+        Ok(match extent.kind {
+            ExtentKind::Data => Mapping::Data { at, blocks },
+            ExtentKind::Unwritten => Mapping::Unwritten { at, blocks },
+        })
+    }
+
+    /// The extent that covers `block` with its whole record, if there is one.
+    pub(crate) fn extent_at(
+        &self,
+        ino: u64,
+        block: u64,
+        record: &mut Vec<u8>,
+    ) -> Result<Option<Mapped>> {
+        let mut memory = Ok(());
+        let (here, _) = self.read_trees(|state, io| {
+            record.clear();
+            find(state, io, ino, block, 1, &mut |b| {
+                memory = record.try_extend_from_slice(b);
+            })
+        })?;
+        memory?;
+        Ok(here)
+    }
+
+    /// Checksums of consecutive blocks of a file, as long as block `block + i` stands at logical block
+    /// `at + i` (in the first replica). Gives how many were stored in `out`: fewer than its length
+    /// means that the file has changed since `at` was looked up.
+    ///
+    /// # Errors
+    /// As [`Fs::map`].
+    pub fn sums(&self, ino: u64, block: u64, at: u64, out: &mut [u32]) -> Result<usize> {
+        let mut n = 0;
+        while n < out.len() {
+            let (block, at) = (block.saturating_add(n as u64), at.saturating_add(n as u64));
+            let rest = out.get_mut(n..).unwrap_or(&mut []);
+            let mut filled = 0;
+            self.read_trees(|state, io| {
+                filled = 0;
+                find(state, io, ino, block, 1, &mut |record| {
+                    filled = copy_sums(record, at, rest);
+                })
+                .map(|(here, _)| {
+                    // The record was seen before its place in the file was known.
+                    if here
+                        .is_none_or(|m| m.extent.slice((block - m.start) as u32, 1).addr[0] != at)
+                    {
+                        filled = 0;
+                    }
+                })
+            })?;
+            if filled == 0 {
+                break;
+            }
+            n += filled;
+        }
+        Ok(n)
+    }
+
+    /// Where a logical block stands.
+    ///
+    /// # Errors
+    /// `Corrupt` for addresses that cannot be.
+    pub fn locate(&self, block: u64) -> Result<Location> {
+        self.pool.locate(block, 1)
+    }
+
+    /// Promises space for `blocks` blocks of dirty data and the metadata that they will need.
+    ///
+    /// # Errors
+    /// `NoSpace`; `ReadOnly`.
+    pub fn reserve(&self, blocks: u64) -> Result<()> {
+        for _ in 0..2 {
+            self.writable()?;
+            {
+                let mut space = self.space.lock();
+                if space.reserve(blocks).is_ok() {
+                    return Ok(());
+                }
+                if space.unreleased() == 0 {
+                    return Err(Error::NoSpace);
+                }
+            }
+            self.checkpoint()?;
+        }
+        self.space.lock().reserve(blocks)
+    }
+
+    /// Takes a promise back, all or in part.
+    pub fn unreserve(&self, blocks: u64) {
+        self.space.lock().unreserve(blocks);
+    }
+
+    /// Space for data that is to be written at `block`: 1 to `blocks` blocks. The caller holds a
+    /// reservation for them. Unwritten space that the file has there is used first.
+    ///
+    /// # Errors
+    /// `NoSpace`, `ReadOnly`, `Stale`.
+    pub fn alloc_data(&self, ino: u64, block: u64, blocks: u32) -> Result<DataRun> {
+        self.writable()?;
+        let (here, next) = self
+            .read_trees(|state, io| find(state, io, ino, block, u64::from(blocks), &mut |_| {}))?;
+        if let Some(m) = here
+            .as_ref()
+            .filter(|m| m.extent.kind == ExtentKind::Unwritten)
+        {
+            let skip = (block - m.start) as u32;
+            let part = m.extent.slice(skip, (m.extent.blocks - skip).min(blocks));
+            return self.run(&part.addr, part.blocks, true);
+        }
+        // Up to the next extent, which may be an unwritten one, or to the end of this one.
+        let limit = match here {
+            Some(m) => m.start + u64::from(m.extent.blocks) - block,
+            None => next.saturating_sub(block),
+        };
+        let unwritten_follows = self.preallocated_within(ino, block, u64::from(blocks))?;
+        let mut want = blocks.clamp(1, RUN_MAX);
+        if unwritten_follows {
+            want = want.min(u32::try_from(limit.max(1)).unwrap_or(want));
+        }
+        for _ in 0..2 {
+            let allocated = self.space.lock().allocate_data(want);
+            match allocated {
+                Ok((addr, n)) => return self.run(&addr, n, false),
+                Err(Error::NoSpace) if self.space.lock().unreleased() > 0 => self.checkpoint()?,
+                Err(e) => return Err(e),
+            }
+        }
+        let (addr, n) = self.space.lock().allocate_data(want)?;
+        self.run(&addr, n, false)
+    }
+
+    /// The file has unwritten extents in a range.
+    fn preallocated_within(&self, ino: u64, block: u64, blocks: u64) -> Result<bool> {
+        let from = Key::new(ino, kind::EXTENT, block);
+        let to = Key::new(ino, kind::EXTENT, block.saturating_add(blocks));
+        let mut found = false;
+        self.scan_records(&from, &to, &mut || {}, &mut |_, value| {
+            found |= Extent::decode(value).is_some_and(|e| e.kind == ExtentKind::Unwritten);
+            !found
+        })?;
+        Ok(found)
+    }
+
+    fn run(&self, addr: &[u64; MAX_REPLICAS], blocks: u32, preallocated: bool) -> Result<DataRun> {
+        let mut at = Vec::try_with_capacity(MAX_REPLICAS)?;
+        for a in addr.iter().filter(|a| **a != 0) {
+            at.try_push(self.pool.locate(*a, u64::from(blocks))?)?;
+        }
+        Ok(DataRun {
+            at,
+            blocks,
+            preallocated,
+        })
+    }
+
+    /// Gives back what `alloc_data` gave and was not committed. No write to it may be in flight.
+    pub fn abort_data(&self, run: DataRun) {
+        if run.preallocated {
+            return;
+        }
+        let mut space = self.space.lock();
+        for at in &run.at {
+            space.give_back(at.block, run.blocks);
+        }
+    }
+
+    /// The blocks of `run` are written, in all replicas: they become the content of the file from
+    /// `block` on, `sums` their checksums. The file is at least `size` bytes long afterwards.
+    ///
+    /// # Errors
+    /// `Stale` when the inode is gone, `NoSpace`, device errors: the run is given back then.
+    pub fn commit_data(
+        &self,
+        ino: u64,
+        block: u64,
+        run: DataRun,
+        sums: &[u32],
+        size: u64,
+        mtime: Option<Time>,
+    ) -> Result<()> {
+        let result = self.try_commit_data(ino, block, &run, sums, size, mtime);
+        if result.is_err() {
+            self.abort_data(run);
+        }
+        result
+    }
+
+    fn try_commit_data(
+        &self,
+        ino: u64,
+        block: u64,
+        run: &DataRun,
+        sums: &[u32],
+        size: u64,
+        mtime: Option<Time>,
+    ) -> Result<()> {
+        let end = block
+            .checked_add(u64::from(run.blocks))
+            .ok_or(Error::FileTooBig)?;
+        if sums.len() != run.blocks as usize || size > FILE_SIZE_MAX {
+            return Err(Error::Invalid);
+        }
+        if block > 0 && self.getattr(ino)?.inline {
+            self.materialize(ino)?;
+        }
+        let mut tx = self.begin(Class::Reserve)?;
+        let mut attr = tx.inode(ino)?;
+        if attr.inline {
+            if block > 0 {
+                return Err(Error::Busy);
+            }
+            drop_inline(&mut tx, &mut attr)?;
+        }
+        let keep = run
+            .preallocated
+            .then(|| run.at.first().map_or(0, |l| l.block));
+        if cut(&mut tx, &mut attr, block, end, keep)? < end {
+            return Err(Error::Invalid);
+        }
+        let birth = tx.state.trees.generation();
+        let mut whole = Extent {
+            blocks: run.blocks,
+            kind: ExtentKind::Data,
+            birth,
+            addr: [0; MAX_REPLICAS],
+        };
+        for (a, at) in whole.addr.iter_mut().zip(&run.at) {
+            *a = at.block;
+            if !run.preallocated {
+                tx.allocated(Range {
+                    addr: at.block,
+                    blocks: u64::from(run.blocks),
+                })?;
+            }
+        }
+        let most = extent_blocks_max(self.node_size) as usize;
+        for (i, part) in sums.chunks(most).enumerate() {
+            let skip = (i * most) as u32;
+            let extent = whole.slice(skip, part.len() as u32);
+            put_extent(&mut tx, ino, block + u64::from(skip), &extent, part)?;
+        }
+        attr.blocks = attr.blocks.saturating_add(u64::from(run.blocks));
+        attr.size = attr.size.max(size);
+        note_write(&mut attr, mtime);
+        tx.put_inode(&attr)?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// The file becomes inline, with exactly this content.
+    ///
+    /// # Errors
+    /// `Invalid` above [`Fs::inline_max`] or for other than regular files; `Stale`; `NoSpace`.
+    pub fn commit_inline(&self, ino: u64, content: &[u8], mtime: Option<Time>) -> Result<()> {
+        if content.len() > self.inline_max() {
+            return Err(Error::Invalid);
+        }
+        let mut tx = self.begin(Class::Reserve)?;
+        let mut attr = tx.inode(ino)?;
+        if attr.mode & MODE_TYPE != MODE_FILE {
+            return Err(Error::Invalid);
+        }
+        if attr.blocks > 0 {
+            // A file that grew and shrank may have more than one step deletes: leave it as extents.
+            let range = (
+                Key::new(ino, kind::EXTENT, 0),
+                Key::new(ino, kind::EXTENT, u64::MAX),
+            );
+            let gone = delete_range(&mut tx, &range.0, &range.1)?;
+            if !gone.done {
+                return Err(Error::Invalid);
+            }
+            attr.blocks = attr.blocks.saturating_sub(gone.blocks);
+        }
+        put_inline(&mut tx, ino, content, self.node_size)?;
+        if content.is_empty() && attr.inline {
+            tx.delete(Key::new(ino, kind::INLINE, 0))?;
+        }
+        attr.inline = !content.is_empty();
+        attr.size = content.len() as u64;
+        note_write(&mut attr, mtime);
+        tx.put_inode(&attr)?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Turns an inline file into one with a block.
+    pub(crate) fn materialize(&self, ino: u64) -> Result<()> {
+        let attr = self.getattr(ino)?;
+        if !attr.inline || attr.mode & MODE_TYPE != MODE_FILE {
+            return Ok(());
+        }
+        let mut content = Vec::new();
+        self.read_inline(ino, &mut content)?;
+        content.try_resize(BLOCK_SIZE, 0)?;
+        self.write_blocks(ino, 0, &content, attr.size, None)
+    }
+
+    /// Allocates, writes and commits whole blocks.
+    pub(crate) fn write_blocks(
+        &self,
+        ino: u64,
+        block: u64,
+        data: &[u8],
+        size: u64,
+        mtime: Option<Time>,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < data.len() {
+            let rest = data.get(done..).unwrap_or(&[]);
+            let at = block + (done / BLOCK_SIZE) as u64;
+            let run = self.alloc_data(ino, at, (rest.len() / BLOCK_SIZE) as u32)?;
+            let bytes = run.blocks as usize * BLOCK_SIZE;
+            let part = rest.get(..bytes).ok_or(Error::Invalid)?;
+            let mut sums = Vec::try_with_capacity(run.blocks as usize)?;
+            for b in part.chunks_exact(BLOCK_SIZE) {
+                sums.try_push(aegisfs_platform::crc32(0, b))?;
+            }
+            for to in &run.at {
+                if let Err(e) = self.pool.write_raw(to.block, part) {
+                    self.abort_data(run);
+                    return Err(e);
+                }
+            }
+            done += bytes;
+            // The size grows with what is there, never ahead of it.
+            let reached = size.min((at + u64::from(run.blocks)) * BLOCK_SIZE as u64);
+            self.commit_data(ino, at, run, &sums, reached, mtime)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the size, and drops what lies wholly behind it. The caller sees to it that the rest of the
+    /// last block is zero.
+    ///
+    /// # Errors
+    /// `IsDirectory`, `Invalid` (no regular file), `FileTooBig`, `Stale`, `NoSpace`.
+    pub fn set_size(&self, ino: u64, size: u64) -> Result<Attr> {
+        if size > FILE_SIZE_MAX {
+            return Err(Error::FileTooBig);
+        }
+        let attr = self.getattr(ino)?;
+        match attr.mode & MODE_TYPE {
+            MODE_FILE => {}
+            MODE_DIR => return Err(Error::IsDirectory),
+            _ => return Err(Error::Invalid),
+        }
+        if attr.inline {
+            if size <= self.inline_max() as u64 {
+                let mut content = Vec::new();
+                self.read_inline(ino, &mut content)?;
+                content.try_resize(size as usize, 0)?;
+                self.commit_inline(ino, &content, Some(Time::now()))?;
+                return self.getattr(ino);
+            }
+            self.materialize(ino)?;
+        }
+        let mut tx = self.begin(Class::Reserve)?;
+        let mut attr = tx.inode(ino)?;
+        let shrinks = size < attr.size;
+        attr.size = size;
+        note_write(&mut attr, Some(Time::now()));
+        let mut rest = false;
+        if shrinks {
+            let from = Key::new(ino, kind::EXTENT, size.div_ceil(BLOCK_SIZE as u64));
+            let to = Key::new(ino, kind::EXTENT, u64::MAX);
+            // An extent that reaches over the new end is cut first.
+            cut_tail(&mut tx, &mut attr, from.offset)?;
+            let gone = delete_range(&mut tx, &from, &to)?;
+            attr.blocks = attr.blocks.saturating_sub(gone.blocks);
+            rest = !gone.done;
+            if rest {
+                tx.put(orphan_key(ino), &[])?;
+            }
+        }
+        tx.put_inode(&attr)?;
+        tx.commit()?;
+        if rest {
+            self.finish_truncate(ino)?;
+            return self.getattr(ino);
+        }
+        Ok(attr)
+    }
+
+    /// Makes whole blocks a hole.
+    ///
+    /// # Errors
+    /// As [`Fs::set_size`].
+    pub fn punch_blocks(&self, ino: u64, block: u64, blocks: u64) -> Result<Attr> {
+        let end = block.saturating_add(blocks);
+        if block == 0 && blocks > 0 && self.getattr(ino)?.inline {
+            self.materialize(ino)?;
+        }
+        let mut at = block;
+        loop {
+            let mut tx = self.begin(Class::Reserve)?;
+            let mut attr = tx.inode(ino)?;
+            at = cut(&mut tx, &mut attr, at, end, None)?;
+            note_write(&mut attr, Some(Time::now()));
+            tx.put_inode(&attr)?;
+            tx.commit()?;
+            if at >= end {
+                return Ok(attr);
+            }
+        }
+    }
+
+    /// Allocates space for all holes in a byte range (rounded out to blocks), as unwritten extents.
+    /// Unless `keep_size`, the file reaches to the end of the range afterwards.
+    ///
+    /// # Errors
+    /// `NoSpace`: what was allocated before stays. `FileTooBig`, `Stale`.
+    pub fn fallocate(&self, ino: u64, offset: u64, len: u64, keep_size: bool) -> Result<Attr> {
+        let end_byte = offset.checked_add(len).ok_or(Error::FileTooBig)?;
+        if end_byte > FILE_SIZE_MAX {
+            return Err(Error::FileTooBig);
+        }
+        if self.getattr(ino)?.mode & MODE_TYPE != MODE_FILE {
+            return Err(Error::Invalid);
+        }
+        self.materialize(ino)?;
+        let end = end_byte.div_ceil(BLOCK_SIZE as u64);
+        let mut at = block_of(offset);
+        while at < end {
+            match self.map(ino, at, end - at)? {
+                Mapping::Hole { blocks } => {
+                    let want = blocks.min(u64::from(RUN_MAX));
+                    self.reserve(want)?;
+                    let result = self.add_unwritten(ino, at, want as u32);
+                    self.unreserve(want);
+                    at += result?;
+                }
+                Mapping::Data { blocks, .. } | Mapping::Unwritten { blocks, .. } => at += blocks,
+                Mapping::Inline => return Err(Error::Busy),
+            }
+        }
+        let attr = self.getattr(ino)?;
+        if !keep_size && end_byte > attr.size {
+            return self.set_size(ino, end_byte);
+        }
+        Ok(attr)
+    }
+
+    /// Adds one unwritten extent into a hole; gives its length.
+    fn add_unwritten(&self, ino: u64, block: u64, want: u32) -> Result<u64> {
+        let run = self.alloc_data(ino, block, want)?;
+        if run.preallocated {
+            return Ok(u64::from(run.blocks));
+        }
+        let added = (|| {
+            let mut tx = self.begin(Class::Reserve)?;
+            let mut attr = tx.inode(ino)?;
+            let mut extent = Extent {
+                blocks: run.blocks,
+                kind: ExtentKind::Unwritten,
+                birth: tx.state.trees.generation(),
+                addr: [0; MAX_REPLICAS],
+            };
+            for (a, at) in extent.addr.iter_mut().zip(&run.at) {
+                *a = at.block;
+                tx.allocated(Range {
+                    addr: at.block,
+                    blocks: u64::from(run.blocks),
+                })?;
+            }
+            cut(
+                &mut tx,
+                &mut attr,
+                block,
+                block + u64::from(run.blocks),
+                None,
+            )?;
+            tx.put(Key::new(ino, kind::EXTENT, block), &extent.encode_header())?;
+            attr.blocks = attr.blocks.saturating_add(u64::from(run.blocks));
+            touch(&mut attr);
+            tx.put_inode(&attr)?;
+            tx.commit()
+        })();
+        let blocks = u64::from(run.blocks);
+        if let Err(e) = added {
+            self.abort_data(run);
+            return Err(e);
+        }
+        Ok(blocks)
+    }
+}
+
+/// Copies checksums of a data extent's record from the block that stands at `at` on.
+fn copy_sums(record: &[u8], at: u64, out: &mut [u32]) -> usize {
+    let Some(e) = Extent::decode(record).filter(|e| e.kind == ExtentKind::Data) else {
+        return 0;
+    };
+    let Some(skip) = at
+        .checked_sub(e.addr[0])
+        .filter(|s| *s < u64::from(e.blocks))
+    else {
+        return 0;
+    };
+    let skip = skip as u32;
+    let mut n = 0;
+    for (i, o) in out.iter_mut().enumerate().take((e.blocks - skip) as usize) {
+        *o = extent_sum(record, skip + i as u32);
+        n = i + 1;
+    }
+    n
+}
+
+/// Notes a change of the content.
+fn note_write(attr: &mut Attr, mtime: Option<Time>) {
+    let ctime = attr.ctime;
+    touch(attr);
+    match mtime {
+        Some(t) => attr.mtime = t,
+        // The host's own inode has the times and will store them.
+        None => attr.ctime = ctime,
+    }
+}
+
+fn drop_inline(tx: &mut Tx<'_>, attr: &mut Attr) -> Result<()> {
+    let (from, to) = (
+        Key::new(attr.ino, kind::INLINE, 0),
+        Key::new(attr.ino, kind::INLINE, u64::MAX),
+    );
+    delete_range(tx, &from, &to)?;
+    attr.inline = false;
+    Ok(())
+}
+
+/// Stores an extent with its checksums.
+fn put_extent(tx: &mut Tx<'_>, ino: u64, start: u64, extent: &Extent, sums: &[u32]) -> Result<()> {
+    let mut record: Vec<u8> = Vec::try_with_capacity(EXTENT_LEN_MAX)?;
+    record.try_extend_from_slice(&extent.encode_header())?;
+    for s in sums {
+        record.try_extend_from_slice(&s.to_le_bytes())?;
+    }
+    tx.put(Key::new(ino, kind::EXTENT, start), &record)
+}
+
+/// Stores the part of an extent that begins `skip` blocks in; `record` is its whole record.
+fn put_part(
+    tx: &mut Tx<'_>,
+    ino: u64,
+    mapped: &Mapped,
+    record: &[u8],
+    skip: u32,
+    blocks: u32,
+) -> Result<()> {
+    let part = mapped.extent.slice(skip, blocks);
+    let mut bytes: Vec<u8> = Vec::try_from_slice(&part.encode_header())?;
+    if part.kind == ExtentKind::Data {
+        let from = EXTENT_HEADER + 4 * skip as usize;
+        let sums = record
+            .get(from..from + 4 * blocks as usize)
+            .ok_or(Error::Corrupt)?;
+        bytes.try_extend_from_slice(sums)?;
+    }
+    tx.put(
+        Key::new(ino, kind::EXTENT, mapped.start + u64::from(skip)),
+        &bytes,
+    )
+}
+
+/// The extents that overlap blocks `from..to`, each with its record; as many as one operation takes,
+/// and where to go on.
+fn overlapping(tx: &Tx<'_>, ino: u64, from: u64, to: u64) -> Result<(Vec<(Mapped, Vec<u8>)>, u64)> {
+    let mut list: Vec<(Mapped, Vec<u8>)> = Vec::new();
+    let mut bytes = 0;
+    let mut next = to;
+    let mut result = Ok(());
+    let mut see = |key: Key, value: &[u8]| -> bool {
+        let Some(extent) = Extent::decode(value) else {
+            result = Err(Error::Corrupt);
+            return false;
+        };
+        if key.offset.saturating_add(u64::from(extent.blocks)) <= from {
+            return true;
+        }
+        if bytes > RECORD_SOFT {
+            next = key.offset;
+            return false;
+        }
+        bytes += value.len() + 128;
+        let mapped = Mapped {
+            start: key.offset,
+            extent,
+        };
+        result = Vec::try_from_slice(value)
+            .and_then(|record| list.try_push((mapped, record)))
+            .map_err(Error::from);
+        result.is_ok()
+    };
+    let trees = &tx.state.trees;
+    let first = Key::new(ino, kind::EXTENT, from);
+    if let Some(before) = from.checked_sub(1) {
+        let before = Key::new(ino, kind::EXTENT, before);
+        trees.floor(TREE, &before, Io::Allowed, &mut |key, value| {
+            if key.object == ino && key.kind == kind::EXTENT {
+                see(key, value);
+            }
+        })?;
+    }
+    let last = Key::new(ino, kind::EXTENT, to.saturating_sub(1));
+    trees.scan(TREE, &first, &last, Io::Allowed, &mut see)?;
+    result?;
+    Ok((list, next))
+}
+
+/// Takes blocks `from..to` out of a file's extents and frees them; keeps what sticks out on both
+/// sides. Blocks that stand at the logical address `keep` on are taken out but not freed: they are
+/// about to be put back as written. Gives the block up to which it came.
+fn cut(tx: &mut Tx<'_>, attr: &mut Attr, from: u64, to: u64, keep: Option<u64>) -> Result<u64> {
+    if from >= to {
+        return Ok(to);
+    }
+    let (list, next) = overlapping(tx, attr.ino, from, to)?;
+    for (m, record) in &list {
+        let end = m.start.saturating_add(u64::from(m.extent.blocks));
+        let (cut_from, cut_to) = (m.start.max(from), end.min(to));
+        if m.start < cut_from {
+            put_part(tx, attr.ino, m, record, 0, (cut_from - m.start) as u32)?;
+        } else {
+            tx.delete(Key::new(attr.ino, kind::EXTENT, m.start))?;
+        }
+        if end > cut_to {
+            let skip = (cut_to - m.start) as u32;
+            put_part(tx, attr.ino, m, record, skip, (end - cut_to) as u32)?;
+        }
+        let blocks = (cut_to - cut_from) as u32;
+        let middle = m.extent.slice((cut_from - m.start) as u32, blocks);
+        attr.blocks = attr.blocks.saturating_sub(u64::from(blocks));
+        let kept = keep.is_some_and(|k| {
+            m.extent.kind == ExtentKind::Unwritten
+                && middle.addr[0] == k.saturating_add(cut_from - from)
+        });
+        if !kept {
+            free_extent(tx, &middle)?;
+        }
+    }
+    Ok(next)
+}
+
+/// Shortens the extent that reaches over block `end`, if there is one.
+fn cut_tail(tx: &mut Tx<'_>, attr: &mut Attr, end: u64) -> Result<()> {
+    if end == 0 {
+        return Ok(());
+    }
+    let (list, _) = overlapping(tx, attr.ino, end, end.saturating_add(1))?;
+    for (m, _) in list.iter().filter(|(m, _)| m.start < end) {
+        let m_end = m.start.saturating_add(u64::from(m.extent.blocks));
+        cut(tx, attr, end, m_end, None)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Inodes, directories, extended attributes and file data, as records in the tree.
+
+pub mod data;
+pub mod dir;
+pub mod extent;
+pub mod inode;
+pub mod rename;
+pub mod xattr;

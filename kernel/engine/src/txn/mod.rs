@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Transactions: how an operation becomes part of the volume.
+//!
+//! An operation takes the trees exclusively ([`Fs::begin`]), reads what it needs, collects its steps
+//! in a redo record ([`Tx::put`] and others), and applies the record ([`Tx::commit`]). Recovery
+//! applies the same records with the same code, so what was logged is what was done.
+//!
+//! Invariants:
+//! 1. Until `Tx::commit` applies, nothing that a reader could see is changed; a `Tx` that is dropped
+//!    leaves no trace.
+//! 2. `Tx::commit` first does everything that can fail (read nodes, copy paths, reserve memory,
+//!    space and journal room). A failure after that means that the trees in memory are broken: the
+//!    volume is shut down, its last durable state stands.
+//! 3. Records are numbered in the order of their application, and the journal holds them in that
+//!    order.
+//! 4. Lock order: checkpoint, trees, space, journal, cache, leaf.
+
+pub mod checkpoint;
+pub mod journal;
+pub mod recovery;
+
+use crate::btree::{Io, Trees, Walk};
+use crate::cache::Pool;
+use crate::error::{Error, Result};
+use crate::format::journal::{Step, Steps, RECORD_MAX};
+use crate::format::key::{kind, Key, FIRST_SUBVOLUME};
+use crate::format::record::{decode_inode, encode_inode, Subvolume};
+use crate::space::{Range, Readers, Space};
+use crate::types::{Attr, ErrorPolicy, MountOptions};
+use aegisfs_platform::{
+    log, Arc, CondVar, LogLevel, Mutex, MutexGuard, RwLock, RwLockWriteGuard, Vec,
+};
+use checkpoint::Checkpointer;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use journal::Journal;
+
+/// The tree that all operations work on: the only subvolume so far.
+pub const TREE: u64 = FIRST_SUBVOLUME;
+
+/// The trees and everything that changes with them.
+pub struct State {
+    /// All trees.
+    pub trees: Trees,
+    /// Counters of the subvolume; its root is in `trees`.
+    pub subvolume: Subvolume,
+    /// Number of records applied since mkfs: the next record's number.
+    pub sequence: u64,
+}
+
+/// What the background thread sleeps on.
+pub struct Wake {
+    /// Something is to be done now.
+    pub due: bool,
+    /// `monotonic_ms` of the last checkpoint.
+    pub last_checkpoint: u64,
+}
+
+/// A mounted volume: the engine's only handle. See the crate's documentation for the operations.
+pub struct Fs {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) state: RwLock<State>,
+    pub(crate) space: Mutex<Space>,
+    pub(crate) journal: Journal,
+    pub(crate) checkpointer: Mutex<Checkpointer>,
+    pub(crate) readers: Mutex<Readers>,
+    pub(crate) wake: Mutex<Wake>,
+    pub(crate) wake_up: CondVar,
+    pub(crate) options: Mutex<MountOptions>,
+    /// No changes, by the mount's wish.
+    pub(crate) read_only: AtomicBool,
+    /// No changes, after an error or by `shutdown`.
+    pub(crate) stopped: AtomicBool,
+    /// The host asked for a panic on errors, and one happened.
+    pub(crate) panic_due: AtomicBool,
+    pub(crate) hash_seed: u64,
+    pub(crate) node_size: usize,
+}
+
+/// What an operation may use of the last free blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Makes something new: leaves the hard reserve and what is promised to dirty data.
+    Grow,
+    /// Makes promised data reachable, or frees: may use the hard reserve.
+    Reserve,
+}
+
+/// Dirty nodes at which the background begins a checkpoint, in bytes.
+const DIRTY_SOFT: usize = 32 << 20;
+/// Dirty nodes at which operations wait for a checkpoint, in bytes.
+const DIRTY_HARD: usize = 96 << 20;
+/// Tree changes that an operation of normal size makes at most; larger ones work in steps.
+const STEPS_TYPICAL: u64 = 12;
+
+impl Fs {
+    /// Fails unless the volume can be changed.
+    pub(crate) fn writable(&self) -> Result<()> {
+        if self.stopped.load(Relaxed) {
+            return Err(Error::Shutdown);
+        }
+        if self.read_only.load(Relaxed) {
+            return Err(Error::ReadOnly);
+        }
+        Ok(())
+    }
+
+    /// Stops all changes after an error that leaves memory and device apart.
+    pub(crate) fn fail(&self, what: &str, error: Error) {
+        if self.stopped.swap(true, Relaxed) {
+            return;
+        }
+        self.pool.may_heal.store(false, Relaxed);
+        log(
+            LogLevel::Error,
+            format_args!("{what}: {error}; the volume takes no more changes"),
+        );
+        if self.options.lock().errors == ErrorPolicy::Panic {
+            self.panic_due.store(true, Relaxed);
+        }
+        self.journal.stop();
+    }
+
+    /// Runs a read of the trees. It is begun with the trees shared and without I/O; nodes that it
+    /// misses are read with no lock held, and it begins anew.
+    pub(crate) fn read_trees<T>(
+        &self,
+        mut f: impl FnMut(&State, Io) -> Result<T, Walk>,
+    ) -> Result<T> {
+        /// After so many misses memory must be so short that nodes vanish before they are used.
+        const TRIES: usize = 64;
+        match f(&self.state.read(), Io::Refused) {
+            Ok(v) => return Ok(v),
+            Err(Walk::Failed(e)) => return Err(e),
+            Err(Walk::Missing { .. }) => {}
+        }
+        // With a read guard held, no block that the walk meets is used for something else.
+        let token = self.readers.lock().begin();
+        let mut result = Err(Error::Io);
+        for _ in 0..TRIES {
+            let walked = f(&self.state.read(), Io::Refused);
+            match walked {
+                Ok(v) => {
+                    result = Ok(v);
+                    break;
+                }
+                Err(Walk::Failed(e)) => {
+                    result = Err(e);
+                    break;
+                }
+                Err(Walk::Missing {
+                    pointer,
+                    tree,
+                    level,
+                }) => {
+                    if let Err(e) = self.pool.fetch(&pointer, tree, level) {
+                        result = Err(e);
+                        break;
+                    }
+                    result = Err(Error::NoMemory);
+                }
+            }
+        }
+        if result.as_ref().err() == Some(&Error::NoMemory) {
+            result = f(&self.state.read(), Io::Allowed).map_err(Error::from);
+        }
+        self.readers.lock().end(token);
+        result
+    }
+
+    /// Begins an operation: waits until there is room for it, takes the trees exclusively.
+    pub(crate) fn begin(&self, class: Class) -> Result<Tx<'_>> {
+        for attempt in 0..3 {
+            self.writable()?;
+            self.throttle()?;
+            let state = self.state.write();
+            let levels = u64::from(state.trees.root(TREE)?.level) + 2;
+            let space = self.space.lock();
+            let node = (self.node_size / crate::types::BLOCK_SIZE * 2) as u64;
+            let worst = STEPS_TYPICAL * levels * node;
+            let need = match class {
+                Class::Grow => space.reserved() + space.hard_reserve(),
+                Class::Reserve => worst.min(space.hard_reserve() / 4),
+            };
+            if space.free() >= need {
+                drop(space);
+                return Ok(Tx {
+                    fs: self,
+                    state,
+                    record: Vec::new(),
+                    puts: 0,
+                    frees: 0,
+                });
+            }
+            // What was freed becomes usable by a checkpoint; if nothing was, the volume is full.
+            if space.unreleased() == 0 || attempt == 2 {
+                return Err(Error::NoSpace);
+            }
+            drop((space, state));
+            self.checkpoint()?;
+        }
+        Err(Error::NoSpace)
+    }
+
+    /// Wakes the background when much is dirty; makes the caller do a checkpoint when too much is.
+    fn throttle(&self) -> Result<()> {
+        let dirty = self.state.read().trees.dirty_nodes() * self.node_size;
+        let pressure = self.journal.pressure();
+        if dirty > DIRTY_HARD || pressure == journal::Pressure::Hard {
+            return self.checkpoint();
+        }
+        if dirty > DIRTY_SOFT || pressure == journal::Pressure::Soft {
+            self.wake_background();
+        }
+        Ok(())
+    }
+}
+
+/// An operation in the making.
+pub struct Tx<'a> {
+    fs: &'a Fs,
+    /// The trees, exclusively.
+    pub state: RwLockWriteGuard<'a, State>,
+    record: Vec<u8>,
+    puts: usize,
+    frees: usize,
+}
+
+impl Tx<'_> {
+    fn step(&mut self, step: &Step<'_>) -> Result<()> {
+        self.record.try_extend_from_slice(&step.header())?;
+        match step {
+            Step::Put { value, .. } => self.record.try_extend_from_slice(value)?,
+            Step::Free { birth, .. } => self.record.try_extend_from_slice(&birth.to_le_bytes())?,
+            Step::Delete { .. } | Step::Allocate { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The record under `key` becomes `value`.
+    pub fn put(&mut self, key: Key, value: &[u8]) -> Result<()> {
+        self.puts += 1;
+        self.step(&Step::Put {
+            tree: TREE,
+            key,
+            value,
+        })
+    }
+
+    /// The record under `key` goes.
+    pub fn delete(&mut self, key: Key) -> Result<()> {
+        self.step(&Step::Delete { tree: TREE, key })
+    }
+
+    /// Blocks that were allocated become part of a file.
+    pub fn allocated(&mut self, range: Range) -> Result<()> {
+        self.step(&Step::Allocate {
+            addr: range.addr,
+            blocks: range.blocks,
+        })
+    }
+
+    /// Blocks of a file are dropped.
+    pub fn free(&mut self, range: Range, birth: u64) -> Result<()> {
+        self.frees += 1;
+        self.step(&Step::Free {
+            tree: TREE,
+            addr: range.addr,
+            blocks: range.blocks,
+            birth,
+        })
+    }
+
+    /// Reads the record under `key` as it was before this operation.
+    pub fn get(&self, key: &Key, f: &mut dyn FnMut(&[u8])) -> Result<bool> {
+        Ok(self.state.trees.get(TREE, key, Io::Allowed, f)?)
+    }
+
+    /// Reads an inode as it was before this operation.
+    pub fn inode(&self, ino: u64) -> Result<Attr> {
+        let mut attr = None;
+        let found = self.get(&Key::new(ino, kind::INODE, 0), &mut |b| {
+            attr = decode_inode(ino, b);
+        })?;
+        if !found {
+            return Err(Error::Stale);
+        }
+        attr.ok_or(Error::Corrupt)
+    }
+
+    /// Stores an inode.
+    pub fn put_inode(&mut self, attr: &Attr) -> Result<()> {
+        self.put(Key::new(attr.ino, kind::INODE, 0), &encode_inode(attr))
+    }
+
+    /// Applies the operation and appends its record to the journal. Gives its number plus one: the
+    /// `upto` that makes it durable.
+    pub fn commit(mut self) -> Result<u64> {
+        if self.record.is_empty() {
+            return Ok(self.state.sequence);
+        }
+        if self.record.len() > RECORD_MAX {
+            return Err(Error::Invalid);
+        }
+        let fs = self.fs;
+        let mut space = fs.space.lock();
+        prepare(
+            &mut self.state,
+            &mut space,
+            &self.record,
+            self.puts,
+            self.frees,
+        )?;
+        fs.journal.reserve(self.record.len())?;
+        if let Err(e) = apply(&mut self.state, &mut space, &self.record) {
+            drop(space);
+            fs.fail("applying an operation", e);
+            return Err(e);
+        }
+        fs.journal.append(self.state.sequence, &self.record);
+        self.state.sequence += 1;
+        Ok(self.state.sequence)
+    }
+}
+
+/// Everything about a record that can fail: reads and copies the paths, reserves memory and space.
+fn prepare(
+    state: &mut State,
+    space: &mut MutexGuard<'_, Space>,
+    record: &[u8],
+    puts: usize,
+    frees: usize,
+) -> Result<()> {
+    let mut levels = 0;
+    for step in Steps(record) {
+        match step.map_err(|()| Error::Corrupt)? {
+            Step::Put { tree, key, .. } | Step::Delete { tree, key } => {
+                levels = levels.max(state.trees.dirty_path(tree, &key, &mut **space)?);
+            }
+            Step::Allocate { addr, blocks } | Step::Free { addr, blocks, .. } => {
+                state.trees.pool().locate(addr, blocks)?;
+            }
+        }
+    }
+    // Each put may split every level and add one.
+    let nodes = puts * (usize::from(levels) + 2);
+    state.trees.reserve(nodes.min(512))?;
+    // Deletes drop nodes, and merging copies one for each level.
+    space.reserve_frees(frees + nodes * 3 + 64)?;
+    let per_node = (state.trees.pool().node_size() / crate::types::BLOCK_SIZE * 2) as u64;
+    if space.free() < per_node * (puts.div_ceil(8) + usize::from(levels) + 2) as u64 {
+        return Err(Error::NoSpace);
+    }
+    Ok(())
+}
+
+/// Applies a record, here and in recovery.
+fn apply(state: &mut State, space: &mut MutexGuard<'_, Space>, record: &[u8]) -> Result<()> {
+    for step in Steps(record) {
+        match step.map_err(|()| Error::Corrupt)? {
+            Step::Put { tree, key, value } => {
+                let replaced = state.trees.put(tree, &key, value, &mut **space)?;
+                if key.kind == kind::INODE && !replaced {
+                    state.subvolume.inodes += 1;
+                    let next = key.object.saturating_add(1);
+                    state.subvolume.next_ino = state.subvolume.next_ino.max(next);
+                }
+            }
+            Step::Delete { tree, key } => {
+                let found = state.trees.delete(tree, &key, &mut **space)?;
+                if key.kind == kind::INODE && found {
+                    state.subvolume.inodes = state.subvolume.inodes.saturating_sub(1);
+                }
+            }
+            // The allocator did it already; recovery marks them before it applies anything.
+            Step::Allocate { .. } => {}
+            Step::Free { addr, blocks, .. } => space.free_later(Range { addr, blocks }),
+        }
+    }
+    Ok(())
+}

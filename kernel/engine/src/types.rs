@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the facade takes and gives: plain values, no borrowed state.
+
+use aegisfs_platform::Vec;
+
+/// Bytes in a data block, the unit of allocation and of data checksums.
+pub const BLOCK_SIZE: usize = 4096;
+/// log2 of [`BLOCK_SIZE`].
+pub const BLOCK_SHIFT: u32 = 12;
+/// Inode number of the root directory of a subvolume.
+pub const ROOT_INO: u64 = 1;
+/// Longest file name, in bytes.
+pub const NAME_MAX: usize = 255;
+/// Longest symbolic link target, in bytes.
+pub const SYMLINK_MAX: usize = 4095;
+/// Largest file, in bytes: 2^63 - 1 rounded down to whole blocks.
+pub const FILE_SIZE_MAX: u64 = i64::MAX as u64 & !(BLOCK_SIZE as u64 - 1);
+/// Most hard links of one inode.
+pub const LINK_MAX: u32 = 65_000;
+
+/// A point in time: seconds since 1970 and nanoseconds below 10^9.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time {
+    /// Seconds since 1970-01-01T00:00:00Z, negative before.
+    pub sec: i64,
+    /// Nanoseconds, 0..10^9.
+    pub nsec: u32,
+}
+
+impl Time {
+    /// The host's clock now.
+    #[must_use]
+    pub fn now() -> Self {
+        let (sec, nsec) = aegisfs_platform::now();
+        Self { sec, nsec }
+    }
+}
+
+/// `S_IFMT`: the bits of a mode that give the type of file.
+pub const MODE_TYPE: u32 = 0o170_000;
+/// `S_IFDIR`.
+pub const MODE_DIR: u32 = 0o040_000;
+/// `S_IFREG`.
+pub const MODE_FILE: u32 = 0o100_000;
+/// `S_IFLNK`.
+pub const MODE_SYMLINK: u32 = 0o120_000;
+/// `S_IFBLK`.
+pub const MODE_BLOCK: u32 = 0o060_000;
+/// `S_IFCHR`.
+pub const MODE_CHAR: u32 = 0o020_000;
+/// `S_IFIFO`.
+pub const MODE_FIFO: u32 = 0o010_000;
+/// `S_IFSOCK`.
+pub const MODE_SOCKET: u32 = 0o140_000;
+
+/// Type of file as in `d_type` of a directory entry: the type bits of the mode shifted down by 12.
+#[must_use]
+pub const fn file_type(mode: u32) -> u8 {
+    ((mode & MODE_TYPE) >> 12) as u8
+}
+
+/// Everything `stat` shows, and some.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: u64,
+    /// Type and permission bits, as in `st_mode`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Number of names (directories: 2 + subdirectories).
+    pub nlink: u32,
+    /// Device number of special files: `major << 32 | minor`.
+    pub rdev: u64,
+    /// Size in bytes. Directories: a number that grows with the entries.
+    pub size: u64,
+    /// Allocated data, in blocks of 4096 bytes (without metadata).
+    pub blocks: u64,
+    /// Last read.
+    pub atime: Time,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of anything.
+    pub ctime: Time,
+    /// Creation.
+    pub btime: Time,
+    /// `FS_*_FL` inode flags (immutable, append-only, nodump, ...).
+    pub flags: u32,
+    /// Project of the project quota.
+    pub project: u32,
+    /// Tells apart successive inodes of one number (file handles).
+    pub generation: u32,
+    /// Grows with every change: the change cookie.
+    pub version: u64,
+    /// Directories: the parent directory. Others: the directory of the first name.
+    pub parent: u64,
+    /// Number of entries of a directory, without `.` and `..`.
+    pub entries: u64,
+    /// The content is stored inline in the inode's records.
+    pub inline: bool,
+    /// The inode has extended attributes.
+    pub has_xattrs: bool,
+}
+
+/// Attributes to change; `None` leaves as is. `ctime` is set to now unless given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// Permission bits; the type bits are ignored.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Last read.
+    pub atime: Option<Time>,
+    /// Last change of the content.
+    pub mtime: Option<Time>,
+    /// Last change of anything.
+    pub ctime: Option<Time>,
+    /// Creation.
+    pub btime: Option<Time>,
+    /// `FS_*_FL` inode flags.
+    pub flags: Option<u32>,
+    /// Project.
+    pub project: Option<u32>,
+    /// Number of extended-attribute-visible changes; the change cookie.
+    pub version: Option<u64>,
+}
+
+/// A new inode to create.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NewInode<'a> {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of special files: `major << 32 | minor`.
+    pub rdev: u64,
+    /// `FS_*_FL` flags.
+    pub flags: u32,
+    /// Project.
+    pub project: u32,
+    /// Target of a symbolic link, 1 to [`SYMLINK_MAX`] bytes; empty for others.
+    pub target: &'a [u8],
+    /// Extended attributes to create with it: full names (`security.selinux`), values.
+    pub xattrs: &'a [(&'a [u8], &'a [u8])],
+}
+
+/// One directory entry, as `readdir` hands it out.
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// Inode number.
+    pub ino: u64,
+    /// Type as in [`file_type`].
+    pub kind: u8,
+    /// Cookie of this entry: stays valid and unique while the entry lives, in (2, 2^63).
+    pub cookie: u64,
+    /// Cookie to go on after this entry.
+    pub next: u64,
+}
+
+/// What stands in a range of a file.
+#[derive(Debug)]
+pub enum Mapping {
+    /// Nothing: reads as zeros. Length in blocks (as far as asked for, or to the next extent).
+    Hole {
+        /// Blocks.
+        blocks: u64,
+    },
+    /// The whole content is inline (only ever at block 0, one block long).
+    Inline,
+    /// Space allocated, never written: reads as zeros.
+    Unwritten {
+        /// Where.
+        at: Location,
+        /// Blocks.
+        blocks: u64,
+    },
+    /// Data.
+    Data {
+        /// Where the first replica stands.
+        at: Location,
+        /// Blocks.
+        blocks: u64,
+    },
+}
+
+/// A block's place: logical (what pointers hold) and physical (what devices understand).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// Logical block address: stays when the chunk moves.
+    pub block: u64,
+    /// Index of the device in the pool.
+    pub device: u32,
+    /// Byte offset on that device.
+    pub offset: u64,
+}
+
+/// Space for file data, allocated and not yet part of a file. Give it back with `commit_data` or
+/// `abort_data`.
+#[derive(Debug)]
+pub struct DataRun {
+    /// Place of the first block of each replica; as many as the volume's data policy asks for.
+    pub at: Vec<Location>,
+    /// Length in blocks, contiguous in each replica.
+    pub blocks: u32,
+    /// Space that the file already owned (preallocated): aborting gives nothing back.
+    pub preallocated: bool,
+}
+
+/// How a rename treats a name that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RenameMode {
+    /// Replace it.
+    #[default]
+    Replace,
+    /// Fail with `Exists` (`RENAME_NOREPLACE`).
+    NoReplace,
+    /// Swap the two (`RENAME_EXCHANGE`).
+    Exchange,
+    /// Replace it, and leave a whiteout (character device 0:0) at the source (`RENAME_WHITEOUT`).
+    Whiteout,
+}
+
+/// How setxattr treats an attribute that exists or does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum XattrMode {
+    /// Create or replace.
+    #[default]
+    Any,
+    /// Fail with `Exists` if it exists.
+    Create,
+    /// Fail with `NoData` if it does not.
+    Replace,
+}
+
+/// Space and inode figures, in blocks of 4096 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatFs {
+    /// Blocks that can hold data or metadata.
+    pub total: u64,
+    /// Free blocks, the hard reserve included.
+    pub free: u64,
+    /// Blocks that a user can still fill.
+    pub available: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+}
+
+/// Counters since mount, for sysfs and tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Checkpoints completed.
+    pub checkpoints: u64,
+    /// Journal writes (each serves all waiters).
+    pub journal_writes: u64,
+    /// Operations (transactions) applied.
+    pub operations: u64,
+    /// Metadata nodes read from a device.
+    pub nodes_read: u64,
+    /// Metadata nodes written, per replica.
+    pub nodes_written: u64,
+    /// Copies (metadata or data) that failed verification.
+    pub checksum_errors: u64,
+    /// Bad copies rewritten from a good one.
+    pub healed: u64,
+    /// Reads or writes that a device failed.
+    pub io_errors: u64,
+    /// Clean nodes in the cache.
+    pub cached_nodes: u64,
+    /// Changed nodes that no checkpoint holds yet.
+    pub dirty_nodes: u64,
+}
+
+/// What the host does on an error that the volume cannot go on from with certainty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ErrorPolicy {
+    /// Become read-only.
+    #[default]
+    RemountReadOnly,
+    /// Go on; the failing operation returns an error.
+    Continue,
+    /// Panic the machine (the host does it; the engine only reports).
+    Panic,
+}
+
+/// Options of a mount.
+#[derive(Clone, Copy, Debug)]
+pub struct MountOptions {
+    /// No change at all reaches the device, journal replay included (it is replayed in memory).
+    pub read_only: bool,
+    /// Ignore the journal: the state of the last checkpoint (needs `read_only`).
+    pub no_recovery: bool,
+    /// Seconds between checkpoints of a busy volume.
+    pub commit_secs: u32,
+    /// Tell the device about freed space after each checkpoint.
+    pub discard: bool,
+    /// Bytes of clean metadata to keep in memory at most.
+    pub cache_bytes: usize,
+    /// What to do on errors.
+    pub errors: ErrorPolicy,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            no_recovery: false,
+            commit_secs: 5,
+            discard: false,
+            cache_bytes: 64 << 20,
+            errors: ErrorPolicy::default(),
+        }
+    }
+}
+
+/// Options of mkfs.
+#[derive(Debug)]
+pub struct FormatOptions {
+    /// Volume label, at most 63 bytes of UTF-8.
+    pub label: Vec<u8>,
+    /// Pool UUID.
+    pub uuid: [u8; 16],
+    /// Bytes in a metadata node: a power of two, 4096 to 65536.
+    pub node_size: u32,
+    /// Replicas of metadata (1 or 2).
+    pub metadata_replicas: u8,
+    /// Replicas of data (1 or 2).
+    pub data_replicas: u8,
+    /// Owner of the root directory.
+    pub uid: u32,
+    /// Group of the root directory.
+    pub gid: u32,
+}
+
+/// Identity and geometry of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Pool UUID.
+    pub uuid: [u8; 16],
+    /// Label, padded with zeros.
+    pub label: [u8; 64],
+    /// Number of the last checkpoint.
+    pub generation: u64,
+    /// Bytes of a metadata node.
+    pub node_size: u32,
+    /// Blocks of a chunk.
+    pub chunk_blocks: u32,
+    /// Number of chunks.
+    pub chunks: u32,
+    /// Bytes of the device that the volume uses.
+    pub device_size: u64,
+    /// Blocks of the journal.
+    pub journal_blocks: u32,
+    /// Replicas of metadata.
+    pub metadata_replicas: u8,
+    /// Replicas of data.
+    pub data_replicas: u8,
+    /// Number of writable mounts.
+    pub mounts: u64,
+    /// Creation, in seconds since 1970.
+    pub created: u64,
+    /// Feature bits: compatible, read-only compatible, incompatible.
+    pub features: [u64; 3],
+}

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Mounting: superblock, chunk table, pool tree root, journal; nothing that grows with the data.
+
+use crate::btree::{Io, Root, Trees};
+use crate::cache::{Geometry, Place, Pool};
+use crate::device::BlockDevice;
+use crate::error::{Error, Result};
+use crate::format::chunk::{check_page, ChunkEntry, ENTRIES};
+use crate::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE};
+use crate::format::record::Subvolume;
+use crate::format::superblock::{
+    SuperFault, Superblock, INCOMPAT_KNOWN, RO_COMPAT_KNOWN, TABLE_OFFSET,
+};
+use crate::space::{table_digest, Readers, Space, SpaceConfig, TablePage};
+use crate::txn::checkpoint::Checkpointer;
+use crate::txn::journal::Journal;
+use crate::txn::recovery;
+use crate::txn::{Fs, State, Wake};
+use crate::types::{MountOptions, BLOCK_SIZE};
+use aegisfs_platform::{
+    log, monotonic_ms, try_arc, Box, CondVar, LockClass, LogLevel, Mutex, RwLock, Vec,
+};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// Reads all copies of the superblock and gives the newest valid one, with its slot.
+///
+/// # Errors
+/// `NotAegis` when no copy bears the magic number, `Corrupt` when none is valid, `Unsupported` for
+/// newer formats, device errors.
+pub fn read_superblock(device: &dyn BlockDevice) -> Result<(Superblock, u8)> {
+    let mut buf = Vec::try_filled(BLOCK_SIZE, 0)?;
+    let mut best: Option<(Superblock, u8)> = None;
+    let mut error = Error::NotAegis;
+    for slot in [0, 1] {
+        for offset in Superblock::slot_offsets(device.size(), slot) {
+            if offset.saturating_add(BLOCK_SIZE as u64) > device.size() {
+                continue;
+            }
+            if let Err(e) = device.read(offset, &mut buf) {
+                error = e;
+                continue;
+            }
+            match Superblock::decode(&buf) {
+                Ok(sb) => {
+                    if best
+                        .as_ref()
+                        .is_none_or(|(b, _)| b.generation < sb.generation)
+                    {
+                        best = Some((sb, slot));
+                    }
+                }
+                Err(SuperFault::Magic) => {}
+                Err(SuperFault::Version(v)) => {
+                    log(
+                        LogLevel::Error,
+                        format_args!("format version {v} is unknown"),
+                    );
+                    error = Error::Unsupported;
+                }
+                Err(SuperFault::Checksum | SuperFault::Geometry) => {
+                    log(
+                        LogLevel::Warning,
+                        format_args!("superblock copy at byte {offset} is damaged"),
+                    );
+                    if error == Error::NotAegis {
+                        error = Error::Corrupt;
+                    }
+                }
+            }
+        }
+    }
+    let (sb, slot) = best.ok_or(error)?;
+    if sb.device_size > device.size() {
+        log(
+            LogLevel::Error,
+            format_args!(
+                "the device has {} bytes, the volume {}",
+                device.size(),
+                sb.device_size
+            ),
+        );
+        return Err(Error::Corrupt);
+    }
+    Ok((sb, slot))
+}
+
+/// Reads the chunk table as of the superblock's checkpoint, from both copies.
+///
+/// # Errors
+/// `Corrupt` when a page has no valid version or the digest does not fit.
+pub fn read_table(
+    device: &dyn BlockDevice,
+    sb: &Superblock,
+    heal: bool,
+) -> Result<(Vec<ChunkEntry>, Vec<TablePage>)> {
+    let mut entries = Vec::try_with_capacity(sb.chunks as usize)?;
+    let mut pages = Vec::try_with_capacity(sb.table_pages() as usize)?;
+    let mut best = Vec::try_filled(BLOCK_SIZE, 0)?;
+    let mut buf = Vec::try_filled(BLOCK_SIZE, 0)?;
+    for index in 0..sb.table_pages() {
+        let mut found: Option<(u64, u8, u32)> = None;
+        // For each copy and slot, the generation that stands there.
+        let mut seen = [[None; 2]; 2];
+        for (copy, table) in [TABLE_OFFSET, sb.tail_table].into_iter().enumerate() {
+            for slot in [0u8, 1] {
+                let at = page_offset(table, index, slot);
+                if device.read(at, &mut buf).is_err() {
+                    continue;
+                }
+                let Some((generation, crc)) = check_page(&buf, &sb.uuid, index) else {
+                    continue;
+                };
+                if let Some(s) = seen
+                    .get_mut(copy)
+                    .and_then(|c| c.get_mut(usize::from(slot)))
+                {
+                    *s = Some(generation);
+                }
+                let newer = found.is_none_or(|(g, _, _)| g < generation);
+                if generation <= sb.generation && newer {
+                    found = Some((generation, slot, crc));
+                    crate::format::bytes::copy(&mut best, &buf);
+                }
+            }
+        }
+        let Some((generation, slot, crc)) = found else {
+            log(
+                LogLevel::Error,
+                format_args!("chunk table: page {index} has no valid copy"),
+            );
+            return Err(Error::Corrupt);
+        };
+        for (copy, table) in [TABLE_OFFSET, sb.tail_table].into_iter().enumerate() {
+            let there = seen
+                .get(copy)
+                .and_then(|c| c.get(usize::from(slot)).copied().flatten());
+            if there != Some(generation) {
+                log(
+                    LogLevel::Warning,
+                    format_args!("chunk table: copy {copy} of page {index} is damaged"),
+                );
+                if heal {
+                    device.write(page_offset(table, index, slot), &best)?;
+                }
+            }
+        }
+        pages.try_push(TablePage { slot, crc })?;
+        for i in 0..ENTRIES {
+            if entries.len() == sb.chunks as usize {
+                break;
+            }
+            let entry = ChunkEntry::decode(&best, i).filter(|e| sane(e, sb));
+            entries.try_push(entry.ok_or(Error::Corrupt)?)?;
+        }
+    }
+    if table_digest(pages.iter().map(|p| p.crc)) != sb.table_digest {
+        log(
+            LogLevel::Error,
+            format_args!("chunk table: the copies are older than the superblock"),
+        );
+        return Err(Error::Corrupt);
+    }
+    Ok((entries, pages))
+}
+
+/// Byte offset of a slot of a page of the chunk table that begins at `table`.
+#[must_use]
+pub fn page_offset(table: u64, index: u32, slot: u8) -> u64 {
+    table + (u64::from(index) * 2 + u64::from(slot)) * BLOCK_SIZE as u64
+}
+
+/// The chunk lies within its device, apart from superblocks, table and journal.
+fn sane(e: &ChunkEntry, sb: &Superblock) -> bool {
+    let block = BLOCK_SIZE as u64;
+    let journal_end = sb.journal_offset + u64::from(sb.journal_blocks) * block;
+    e.device == 0
+        && e.blocks <= sb.chunk_blocks
+        && e.blocks > sb.chunk_header_blocks()
+        && e.offset % block == 0
+        && e.offset >= journal_end
+        && e.offset <= sb.tail_table
+        && sb.tail_table - e.offset >= u64::from(e.blocks) * block
+        && e.free <= e.blocks - sb.chunk_header_blocks()
+}
+
+/// Puts a volume together in memory. The trees have no roots yet. `used`: blocks of the journal that
+/// stay occupied until the first checkpoint, and its position, are as in `superblock`.
+pub(crate) fn assemble(
+    devices: Vec<Box<dyn BlockDevice>>,
+    entries: &[ChunkEntry],
+    pages: Vec<TablePage>,
+    superblock: Superblock,
+    slot: u8,
+    options: &MountOptions,
+    generation: u64,
+) -> Result<Fs> {
+    let mut places = Vec::try_with_capacity(entries.len())?;
+    for e in entries {
+        places.try_push(Place {
+            device: e.device,
+            offset: e.offset,
+            blocks: e.blocks,
+        })?;
+    }
+    let node_size = superblock.node_size as usize;
+    let pool = try_arc(Pool::new(
+        devices,
+        places,
+        &Geometry {
+            uuid: superblock.uuid,
+            node_size,
+            chunk_blocks: superblock.chunk_blocks,
+            chunk_header_blocks: superblock.chunk_header_blocks(),
+            cache_bytes: options.cache_bytes,
+        },
+    )?)?;
+    let space = Space::new(
+        pool.clone(),
+        entries,
+        pages,
+        &SpaceConfig {
+            header_blocks: superblock.chunk_header_blocks(),
+            node_blocks: superblock.node_blocks(),
+            metadata_replicas: superblock.metadata_replicas,
+            data_replicas: superblock.data_replicas,
+        },
+    )?;
+    let mark = Journal::start(
+        superblock.journal_head,
+        superblock.journal_sequence,
+        superblock.replay_from,
+        0,
+    );
+    let journal = Journal::new(pool.clone(), &superblock, superblock.journal_epoch, &mark)?;
+    let trees = Trees::new(pool.clone(), generation)?;
+    let state = State {
+        trees,
+        subvolume: Subvolume::default(),
+        sequence: superblock.replay_from,
+    };
+    Ok(Fs {
+        pool,
+        state: RwLock::try_new(LockClass::Trees, state)?,
+        space: Mutex::try_new(LockClass::Space, space)?,
+        journal,
+        readers: Mutex::try_new(LockClass::Leaf, Readers::default())?,
+        wake: Mutex::try_new(
+            LockClass::Leaf,
+            Wake {
+                due: false,
+                last_checkpoint: monotonic_ms(),
+            },
+        )?,
+        wake_up: CondVar::try_new()?,
+        options: Mutex::try_new(LockClass::Leaf, *options)?,
+        read_only: AtomicBool::new(false),
+        stopped: AtomicBool::new(false),
+        panic_due: AtomicBool::new(false),
+        hash_seed: superblock.hash_seed,
+        node_size,
+        checkpointer: Mutex::try_new(
+            LockClass::Checkpoint,
+            Checkpointer {
+                superblock,
+                slot,
+                forced: false,
+            },
+        )?,
+    })
+}
+
+/// Generations that are skipped after a crash, so that none is ever used for two different states.
+const GENERATION_SKIP: u64 = 16;
+
+impl Fs {
+    /// Mounts a volume: replays the journal, and finishes deletions that a crash interrupted.
+    ///
+    /// # Errors
+    /// `NotAegis`, `Unsupported`, `Corrupt`, `Invalid` (options), device errors.
+    pub fn mount(devices: Vec<Box<dyn BlockDevice>>, options: MountOptions) -> Result<Self> {
+        let [device] = &devices[..] else {
+            return Err(Error::Unsupported);
+        };
+        if options.no_recovery && !options.read_only {
+            return Err(Error::Invalid);
+        }
+        let (mut sb, slot) = read_superblock(&**device)?;
+        if sb.incompat & !INCOMPAT_KNOWN != 0 {
+            log(
+                LogLevel::Error,
+                format_args!("unknown incompatible features {:#x}", sb.incompat),
+            );
+            return Err(Error::Unsupported);
+        }
+        if sb.ro_compat & !RO_COMPAT_KNOWN != 0 && !options.read_only {
+            log(
+                LogLevel::Error,
+                format_args!("unknown features {:#x}: mount read-only", sb.ro_compat),
+            );
+            return Err(Error::Unsupported);
+        }
+        let (entries, pages) = read_table(&**device, &sb, !options.read_only)?;
+        let checkpointed = sb.replay_from;
+        let mut generation = sb.generation + 1;
+        if !sb.clean {
+            generation += GENERATION_SKIP;
+        }
+        // Entries are looked for as the superblock says, and new ones written in an epoch of their own.
+        let ring = sb.clone();
+        let fs_entries = entries;
+        let place_pool = |sb: Superblock, devices| {
+            assemble(devices, &fs_entries, pages, sb, slot, &options, generation)
+        };
+        if !sb.clean {
+            sb.journal_epoch += 1;
+        }
+        let mut fs = place_pool(sb.clone(), devices)?;
+        fs.read_only.store(options.read_only, Relaxed);
+        fs.load_roots(&sb)?;
+        if !options.no_recovery {
+            let replay = recovery::read(&fs.pool, &ring)?;
+            let mark = Journal::start(replay.head, replay.sequence, replay.records, replay.used);
+            {
+                let mut state = fs.state.write();
+                replay.apply(&mut state, &fs.space, checkpointed)?;
+            }
+            fs.journal = Journal::new(fs.pool.clone(), &sb, sb.journal_epoch, &mark)?;
+            let n = replay.records - checkpointed;
+            if n > 0 {
+                log(
+                    LogLevel::Info,
+                    format_args!(
+                        "replayed {n} operations in {} journal entries",
+                        replay.entries()
+                    ),
+                );
+            }
+        }
+        fs.checkpointer.lock().forced = true;
+        if !options.read_only {
+            fs.make_writable()?;
+        }
+        Ok(fs)
+    }
+
+    /// Reads the roots of all trees.
+    fn load_roots(&self, sb: &Superblock) -> Result<()> {
+        let mut state = self.state.write();
+        state.trees.add_root(Root {
+            tree: POOL_TREE,
+            pointer: sb.pool_root,
+            level: sb.pool_level,
+        })?;
+        let key = Key::new(FIRST_SUBVOLUME, kind::SUBVOLUME, 0);
+        let mut subvolume = None;
+        let found = state.trees.get(POOL_TREE, &key, Io::Allowed, &mut |b| {
+            subvolume = Subvolume::decode(b);
+        });
+        found.map_err(Error::from)?;
+        let subvolume = subvolume.ok_or(Error::Corrupt)?;
+        if subvolume.flags != 0 || subvolume.newest_snapshot != 0 {
+            return Err(Error::Unsupported);
+        }
+        state.trees.add_root(Root {
+            tree: FIRST_SUBVOLUME,
+            pointer: subvolume.root,
+            level: subvolume.level,
+        })?;
+        state.subvolume = subvolume;
+        if subvolume.root == Pointer::default() {
+            return Err(Error::Corrupt);
+        }
+        Ok(())
+    }
+
+    /// The first checkpoint after mounting: makes the replay durable, in a new epoch, and marks the
+    /// volume as in use. Then deletions that a crash interrupted are finished.
+    pub(crate) fn make_writable(&self) -> Result<()> {
+        self.read_only.store(false, Relaxed);
+        self.pool.may_heal.store(true, Relaxed);
+        {
+            let mut checkpointer = self.checkpointer.lock();
+            checkpointer.superblock.mounts = checkpointer.superblock.mounts.saturating_add(1);
+            checkpointer.forced = true;
+        }
+        self.checkpoint()?;
+        let n = self.finish_orphans()?;
+        if n > 0 {
+            log(
+                LogLevel::Info,
+                format_args!("finished {n} interrupted deletions"),
+            );
+        }
+        Ok(())
+    }
+}

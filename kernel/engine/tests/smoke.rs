@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A volume in memory through the facade: the shortest way to see that all layers work together.
+
+use aegisfs_engine::*;
+use aegisfs_platform::Vec as PVec;
+use std::sync::{Arc, Mutex};
+
+/// A disk in memory that can be mounted again.
+#[derive(Clone)]
+struct Ram(Arc<Mutex<Vec<u8>>>);
+
+impl Ram {
+    fn new(size: usize) -> Self {
+        Self(Arc::new(Mutex::new(vec![0; size])))
+    }
+    fn devices(&self) -> PVec<aegisfs_platform::Box<dyn BlockDevice>> {
+        let mut v = PVec::new();
+        v.try_push(Box::new(self.clone()) as Box<dyn BlockDevice>)
+            .unwrap();
+        v
+    }
+    fn mount(&self) -> Fs {
+        Fs::mount(self.devices(), MountOptions::default()).unwrap()
+    }
+}
+
+impl BlockDevice for Ram {
+    fn size(&self) -> u64 {
+        self.0.lock().unwrap().len() as u64
+    }
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let d = self.0.lock().unwrap();
+        let at = offset as usize;
+        buf.copy_from_slice(d.get(at..at + buf.len()).ok_or(Error::Io)?);
+        Ok(())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let mut d = self.0.lock().unwrap();
+        let at = offset as usize;
+        d.get_mut(at..at + data.len())
+            .ok_or(Error::Io)?
+            .copy_from_slice(data);
+        Ok(())
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn new_volume(size: usize, node_size: u32) -> Ram {
+    let ram = Ram::new(size);
+    let options = FormatOptions {
+        node_size,
+        ..FormatOptions::new()
+    };
+    format_volume(ram.devices(), &options).unwrap();
+    ram
+}
+
+fn file(mode: u32) -> NewInode<'static> {
+    NewInode {
+        mode: MODE_FILE | mode,
+        ..NewInode::default()
+    }
+}
+
+fn names(fs: &Fs, dir: u64) -> Vec<String> {
+    let mut v = vec![];
+    fs.readdir(dir, 0, &mut |e| {
+        v.push(String::from_utf8(e.name.to_vec()).unwrap());
+        true
+    })
+    .unwrap();
+    v.sort();
+    v
+}
+
+#[test]
+fn many_files_survive_remount_and_crash() {
+    for node_size in [4096, 16384, 65536] {
+        let ram = new_volume(256 << 20, node_size);
+        {
+            let fs = ram.mount();
+            for i in 0..5000u32 {
+                let name = format!("file-{i}");
+                let a = fs.create(ROOT_INO, name.as_bytes(), &file(0o644)).unwrap();
+                let data = vec![i as u8; (i as usize * 7) % 20_000];
+                fs.write(a.ino, 0, &data).unwrap();
+            }
+            fs.sync().unwrap();
+            // No unmount: the next mount replays the journal.
+        }
+        let fs = ram.mount();
+        assert_eq!(names(&fs, ROOT_INO).len(), 5000);
+        for i in 0..5000u32 {
+            let a = fs.lookup(ROOT_INO, format!("file-{i}").as_bytes()).unwrap();
+            let want = vec![i as u8; (i as usize * 7) % 20_000];
+            let mut got = vec![0; want.len() + 10];
+            assert_eq!(fs.read(a.ino, 0, &mut got).unwrap(), want.len(), "file {i}");
+            assert_eq!(&got[..want.len()], &want[..], "file {i}");
+        }
+        fs.unmount().unwrap();
+        let fs = ram.mount();
+        let before = fs.statfs();
+        for i in 0..5000u32 {
+            let a = fs.unlink(ROOT_INO, format!("file-{i}").as_bytes()).unwrap();
+            assert_eq!(a.nlink, 0);
+            fs.evict(a.ino).unwrap();
+        }
+        fs.checkpoint().unwrap();
+        fs.checkpoint().unwrap();
+        let after = fs.statfs();
+        assert_eq!(after.inodes, 1);
+        assert!(after.free > before.free);
+        // All that is left are the two trees' single nodes.
+        let per_node = u64::from(node_size) / 4096 * 2;
+        assert!(after.total - after.free <= 2 * per_node, "{after:?}");
+        fs.unmount().unwrap();
+    }
+}
+
+#[test]
+fn full_volume_can_be_emptied() {
+    let ram = new_volume(48 << 20, 16384);
+    let fs = ram.mount();
+    let start = fs.statfs();
+    let data = vec![0x5a; 1 << 20];
+    let mut n = 0;
+    let error = loop {
+        let name = format!("f{n}");
+        let a = match fs.create(ROOT_INO, name.as_bytes(), &file(0o600)) {
+            Ok(a) => a,
+            Err(e) => break e,
+        };
+        n += 1;
+        if let Err(e) = fs.write(a.ino, 0, &data) {
+            break e;
+        }
+    };
+    assert_eq!(error, Error::NoSpace);
+    let full = fs.statfs();
+    assert!(full.available < 300, "{full:?}");
+    for i in 0..n {
+        let a = fs.unlink(ROOT_INO, format!("f{i}").as_bytes()).unwrap();
+        fs.evict(a.ino).unwrap();
+    }
+    fs.checkpoint().unwrap();
+    fs.checkpoint().unwrap();
+    let end = fs.statfs();
+    assert!(end.free + 8 >= start.free, "{start:?} {end:?}");
+    fs.unmount().unwrap();
+}
+
+#[test]
+fn sparse_holes_punch_and_truncate() {
+    let ram = new_volume(64 << 20, 16384);
+    let fs = ram.mount();
+    let a = fs.create(ROOT_INO, b"sparse", &file(0o644)).unwrap();
+    fs.write(a.ino, (16 << 40) - 5, b"hello").unwrap();
+    assert_eq!(fs.getattr(a.ino).unwrap().size, 16 << 40);
+    assert_eq!(fs.getattr(a.ino).unwrap().blocks, 1);
+    let mut buf = [1; 16];
+    assert_eq!(fs.read(a.ino, (16 << 40) - 10, &mut buf).unwrap(), 10);
+    assert_eq!(&buf[..10], b"\0\0\0\0\0hello");
+    let b = fs.create(ROOT_INO, b"b", &file(0o644)).unwrap();
+    let data: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
+    fs.write(b.ino, 0, &data).unwrap();
+    fs.punch(b.ino, 10_000, 1_500_000).unwrap();
+    fs.truncate(b.ino, 2_500_001).unwrap();
+    fs.truncate(b.ino, 2_600_000).unwrap();
+    fs.fallocate(b.ino, 0, 4_000_000, true).unwrap();
+    let mut want = data.clone();
+    want[10_000..1_510_000].fill(0);
+    want.truncate(2_500_001);
+    want.resize(2_600_000, 0);
+    drop(fs);
+    let fs = ram.mount(); // nothing was synced: the file may be in any earlier state
+    drop(fs);
+    let ram = new_volume(64 << 20, 16384);
+    let fs = ram.mount();
+    let b = fs.create(ROOT_INO, b"b", &file(0o644)).unwrap();
+    fs.write(b.ino, 0, &data).unwrap();
+    fs.punch(b.ino, 10_000, 1_500_000).unwrap();
+    fs.truncate(b.ino, 2_500_001).unwrap();
+    fs.truncate(b.ino, 2_600_000).unwrap();
+    fs.fallocate(b.ino, 0, 4_000_000, true).unwrap();
+    fs.write(b.ino, 20_000, b"in the unwritten part").unwrap();
+    want[20_000..20_021].copy_from_slice(b"in the unwritten part");
+    fs.sync().unwrap();
+    drop(fs);
+    let fs = ram.mount();
+    let mut got = vec![0; 3_000_000];
+    assert_eq!(fs.read(b.ino, 0, &mut got).unwrap(), 2_600_000);
+    assert!(got[..2_600_000] == want[..]);
+    fs.unmount().unwrap();
+}
+
+#[test]
+fn names_links_and_renames() {
+    let ram = new_volume(64 << 20, 16384);
+    let fs = ram.mount();
+    let dir = NewInode {
+        mode: MODE_DIR | 0o755,
+        ..NewInode::default()
+    };
+    let d1 = fs.create(ROOT_INO, b"d1", &dir).unwrap();
+    let d2 = fs.create(ROOT_INO, b"d2", &dir).unwrap();
+    let sub = fs.create(d1.ino, b"sub", &dir).unwrap();
+    let f = fs.create(d1.ino, b"f", &file(0o644)).unwrap();
+    assert_eq!(fs.getattr(d1.ino).unwrap().nlink, 3);
+    assert_eq!(
+        fs.create(d1.ino, b"f", &file(0)).unwrap_err(),
+        Error::Exists
+    );
+    assert_eq!(fs.link(f.ino, d2.ino, b"g").unwrap().nlink, 2);
+    assert_eq!(fs.rmdir(ROOT_INO, b"d1").unwrap_err(), Error::NotEmpty);
+    assert_eq!(fs.unlink(ROOT_INO, b"d1").unwrap_err(), Error::IsDirectory);
+    fs.rename(d1.ino, b"sub", d2.ino, b"sub2", RenameMode::Replace)
+        .unwrap();
+    assert_eq!(fs.getattr(d1.ino).unwrap().nlink, 2);
+    assert_eq!(fs.getattr(d2.ino).unwrap().nlink, 3);
+    assert_eq!(fs.getattr(sub.ino).unwrap().parent, d2.ino);
+    fs.rename(d2.ino, b"g", d2.ino, b"sub2", RenameMode::Exchange)
+        .unwrap();
+    assert_eq!(fs.lookup(d2.ino, b"g").unwrap().ino, sub.ino);
+    assert_eq!(
+        fs.rename(d1.ino, b"f", d2.ino, b"g", RenameMode::NoReplace)
+            .unwrap_err(),
+        Error::Exists
+    );
+    assert_eq!(
+        fs.rename(d1.ino, b"f", d2.ino, b"g", RenameMode::Replace)
+            .unwrap_err(),
+        Error::IsDirectory
+    );
+    let long = vec![b'x'; 4000];
+    let link = NewInode {
+        mode: MODE_SYMLINK | 0o777,
+        target: &long,
+        xattrs: &[(b"user.a", b"1"), (b"user.b", &[7; 60_000])],
+        ..NewInode::default()
+    };
+    let l = fs.create(ROOT_INO, b"link", &link).unwrap();
+    fs.sync().unwrap();
+    drop(fs);
+    let fs = ram.mount();
+    let mut out = PVec::new();
+    fs.readlink(l.ino, &mut out).unwrap();
+    assert_eq!(&out[..], &long[..]);
+    fs.getxattr(l.ino, b"user.b", &mut out).unwrap();
+    assert_eq!(&out[..], &[7; 60_000][..]);
+    fs.setxattr(l.ino, b"user.b", b"small", XattrMode::Replace)
+        .unwrap();
+    fs.getxattr(l.ino, b"user.b", &mut out).unwrap();
+    assert_eq!(&out[..], b"small");
+    fs.removexattr(l.ino, b"user.a").unwrap();
+    assert_eq!(fs.getxattr(l.ino, b"user.a", &mut out), Err(Error::NoData));
+    let mut listed = vec![];
+    fs.listxattr(l.ino, &mut |n| listed.push(n.to_vec()))
+        .unwrap();
+    assert_eq!(listed, [b"user.b".to_vec()]);
+    fs.unmount().unwrap();
+}
+
+#[test]
+fn a_bad_copy_of_metadata_is_healed() {
+    let ram = new_volume(64 << 20, 16384);
+    let fs = ram.mount();
+    for i in 0..2000 {
+        fs.create(ROOT_INO, format!("n{i}").as_bytes(), &file(0o644))
+            .unwrap();
+    }
+    fs.unmount().unwrap();
+    // Every node's first copy is damaged.
+    let mut damaged = 0;
+    {
+        let mut d = ram.0.lock().unwrap();
+        let magic = u32::to_le_bytes(aegisfs_engine::format::node::NODE_MAGIC);
+        let mut seen = std::collections::HashSet::new();
+        for at in (0..d.len()).step_by(4096) {
+            if d[at..at + 4] == magic && seen.insert(d[at + 24..at + 48].to_vec()) {
+                d[at + 3000] ^= 0x10;
+                damaged += 1;
+            }
+        }
+    }
+    assert!(damaged > 10);
+    let fs = ram.mount();
+    assert_eq!(names(&fs, ROOT_INO).len(), 2000);
+    assert!(fs.counters().healed > 5, "{:?}", fs.counters());
+    fs.unmount().unwrap();
+}
