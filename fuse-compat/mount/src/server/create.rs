@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! New inodes: owner, group, mode and access control lists, as POSIX has them inherited.
+
+use super::acl::{self, Acl};
+use super::refusal::Result;
+use super::Server;
+use aegisfs_engine::{Attr, Error, NewInode, MODE_DIR, MODE_SYMLINK, MODE_TYPE};
+use aegisfs_platform::Vec as EngineVec;
+use fuser::Request;
+
+const SETGID: u32 = 0o2000;
+
+/// What is to be made, and by whom.
+#[derive(Debug)]
+pub struct Maker<'a> {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    umask: u32,
+    rdev: u64,
+    target: &'a [u8],
+}
+
+impl<'a> Maker<'a> {
+    /// An inode with a mode, from which `umask` is still to be taken.
+    pub fn new(req: &Request, mode: u32, umask: u32) -> Self {
+        Self {
+            uid: req.uid(),
+            gid: req.gid(),
+            mode,
+            umask,
+            rdev: 0,
+            target: &[],
+        }
+    }
+
+    /// A symbolic link.
+    pub fn symlink(req: &Request, target: &'a [u8]) -> Self {
+        Self {
+            target,
+            ..Self::new(req, MODE_SYMLINK | 0o777, 0)
+        }
+    }
+
+    /// Makes it a device.
+    pub fn device(self, rdev: u64) -> Self {
+        Self { rdev, ..self }
+    }
+
+    fn is(&self, type_bits: u32) -> bool {
+        self.mode & MODE_TYPE == type_bits
+    }
+}
+
+impl Server {
+    /// Makes a new inode under a new name.
+    pub fn make(&self, dir: u64, name: &[u8], maker: &Maker<'_>) -> Result<Attr> {
+        let parent = self.may_add_to(dir)?;
+        let mut new = NewInode {
+            mode: maker.mode,
+            uid: maker.uid,
+            gid: maker.gid,
+            rdev: maker.rdev,
+            target: maker.target,
+            project: parent.project,
+            flags: super::fileattr::inherited(parent.flags, maker.is(MODE_DIR)),
+            ..NewInode::default()
+        };
+        if parent.mode & SETGID != 0 {
+            new.gid = parent.gid;
+            if maker.is(MODE_DIR) {
+                new.mode |= SETGID;
+            }
+        }
+        let inherited = if maker.is(MODE_SYMLINK) {
+            None
+        } else {
+            self.default_acl(&parent)?
+        };
+        let attr = match inherited {
+            None => {
+                new.mode &= !(maker.umask & 0o777);
+                self.fs.create(dir, name, &new)?
+            }
+            Some(default) => self.make_with_acl(dir, name, new, &default)?,
+        };
+        self.settle()?;
+        Ok(attr)
+    }
+
+    fn make_with_acl(
+        &self,
+        dir: u64,
+        name: &[u8],
+        plain: NewInode<'_>,
+        default: &Acl,
+    ) -> Result<Attr> {
+        let mut access = default.clone();
+        let mode = access.restrict_to_mode(plain.mode);
+        let access_bytes = access.to_bytes();
+        let default_bytes = default.to_bytes();
+        let mut xattrs: Vec<(&[u8], &[u8])> = Vec::with_capacity(2);
+        if !access.is_plain() {
+            xattrs.push((acl::ACCESS, &access_bytes));
+        }
+        if mode & MODE_TYPE == MODE_DIR {
+            xattrs.push((acl::DEFAULT, &default_bytes));
+        }
+        let new = NewInode {
+            mode,
+            xattrs: &xattrs,
+            ..plain
+        };
+        Ok(self.fs.create(dir, name, &new)?)
+    }
+
+    /// The list that a directory passes on, if it has one.
+    fn default_acl(&self, dir: &Attr) -> Result<Option<Acl>> {
+        if !dir.has_xattrs {
+            return Ok(None);
+        }
+        let mut value = EngineVec::new();
+        match self.fs.getxattr(dir.ino, acl::DEFAULT, &mut value) {
+            Ok(()) => Acl::parse(&value),
+            Err(Error::NoData) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}

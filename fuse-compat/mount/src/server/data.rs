@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Content of files: reading, writing, allocation, holes, copies.
+
+use super::guard;
+use super::refusal::{Refusal, Result};
+use super::Server;
+use aegisfs_engine::{Error, Mapping, BLOCK_SHIFT, BLOCK_SIZE};
+use fuser::{OpenFlags, ReplyData};
+use std::cell::RefCell;
+
+/// Blocks asked for in one step of a search for data or holes.
+const SEARCH_BLOCKS: u64 = 1 << 20;
+/// Bytes copied in one step, and in one request at most.
+const COPY_STEP: usize = 1 << 20;
+const COPY_MAX: u64 = 64 << 20;
+
+thread_local! {
+    /// One buffer a thread, as large as its largest read so far: no allocation, no zeroing per request.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `work` with `len` bytes of the thread's buffer.
+fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        work(&mut buffer[..len])
+    })
+}
+
+impl Server {
+    pub fn open_file(&self, ino: u64, flags: OpenFlags) -> Result<()> {
+        guard::may_open(&self.fs.getattr(ino)?, flags)
+    }
+
+    pub fn read_file(&self, ino: u64, offset: u64, size: u32, reply: ReplyData) {
+        with_buffer(size as usize, |buffer| {
+            match self.fs.read(ino, offset, buffer) {
+                Ok(read) => {
+                    // Before the reply: the kernel fetches the new time as soon as it has the data.
+                    self.touch_atime(ino);
+                    reply.data(&buffer[..read.min(buffer.len())]);
+                }
+                Err(e) => reply.error(Refusal::from(e).into()),
+            }
+        });
+    }
+
+    /// Writes; gives the number of bytes that fit. `kill`: the writer may not keep set-id bits.
+    pub fn write_file(&self, ino: u64, offset: u64, data: &[u8], kill: bool) -> Result<u32> {
+        if kill {
+            self.clear_set_id(ino)?;
+        }
+        self.inodes.written(ino);
+        let written = match self.fs.write(ino, offset, data) {
+            Ok(()) => data.len(),
+            Err(Error::NoSpace) => self.write_what_fits(ino, offset, data)?,
+            Err(e) => return Err(e.into()),
+        };
+        u32::try_from(written).map_err(|_| Refusal::INVALID)
+    }
+
+    /// The volume is nearly full: writes block by block, up to where it is.
+    fn write_what_fits(&self, ino: u64, offset: u64, data: &[u8]) -> Result<usize> {
+        let mut written = 0;
+        while written < data.len() {
+            let at = offset.checked_add(written as u64).ok_or(Refusal::INVALID)?;
+            let in_block = usize::try_from(at % BLOCK_SIZE as u64).unwrap_or(0);
+            let len = (BLOCK_SIZE - in_block).min(data.len() - written);
+            match self.fs.write(ino, at, &data[written..written + len]) {
+                Ok(()) => written += len,
+                Err(Error::NoSpace) if written > 0 => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(written)
+    }
+
+    pub fn allocate(&self, caller: u32, ino: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        guard::may_change(&self.fs.getattr(ino)?)?;
+        match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => {
+                self.fs.fallocate(ino, offset, len, keep_size)?;
+            }
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => {
+                self.fs.punch(ino, offset, len)?;
+            }
+            libc::FALLOC_FL_ZERO_RANGE => {
+                self.fs.punch(ino, offset, len)?;
+                self.fs.fallocate(ino, offset, len, keep_size)?;
+            }
+            _ => return Err(Refusal::UNSUPPORTED),
+        }
+        self.inodes.written(ino);
+        if caller != 0 {
+            self.clear_set_id(ino)?;
+        }
+        Ok(())
+    }
+
+    /// `SEEK_DATA` and `SEEK_HOLE`. What is allocated but unwritten reads as zeros: a hole.
+    pub fn seek(&self, ino: u64, offset: i64, whence: i32) -> Result<i64> {
+        let want_data = match whence {
+            libc::SEEK_DATA => true,
+            libc::SEEK_HOLE => false,
+            _ => return Err(Refusal::INVALID),
+        };
+        let size = self.fs.getattr(ino)?.size;
+        let start = u64::try_from(offset).map_err(|_| Refusal::BEYOND_END)?;
+        if start >= size {
+            return Err(Refusal::BEYOND_END);
+        }
+        let end = size.div_ceil(BLOCK_SIZE as u64);
+        let mut block = start >> BLOCK_SHIFT;
+        while block < end {
+            let (is_data, blocks) = match self.fs.map(ino, block, SEARCH_BLOCKS.min(end - block))? {
+                Mapping::Hole { blocks } | Mapping::Unwritten { blocks, .. } => (false, blocks),
+                Mapping::Data { blocks, .. } => (true, blocks),
+                Mapping::Inline => (true, end - block),
+            };
+            if is_data == want_data {
+                let found = (block << BLOCK_SHIFT).max(start);
+                return i64::try_from(found).map_err(|_| Refusal::INVALID);
+            }
+            block = block.saturating_add(blocks.max(1));
+        }
+        if want_data {
+            Err(Refusal::BEYOND_END)
+        } else {
+            // There is always a hole at the end.
+            i64::try_from(size).map_err(|_| Refusal::INVALID)
+        }
+    }
+
+    /// Copies bytes from one file to another; gives the number copied, which may be less than asked.
+    pub fn copy(&self, caller: u32, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u32> {
+        guard::may_change(&self.fs.getattr(to.0)?)?;
+        let len = len.min(COPY_MAX);
+        let mut copied: u64 = 0;
+        while copied < len {
+            let step = usize::try_from(len - copied).map_or(COPY_STEP, |n| n.min(COPY_STEP));
+            let read_at = from.1.checked_add(copied).ok_or(Refusal::INVALID)?;
+            let write_at = to.1.checked_add(copied).ok_or(Refusal::INVALID)?;
+            let done = with_buffer(step, |buffer| -> Result<usize> {
+                let read = self.fs.read(from.0, read_at, buffer)?.min(step);
+                if read == 0 {
+                    return Ok(0);
+                }
+                let written = self.write_file(to.0, write_at, &buffer[..read], false)?;
+                Ok(written as usize)
+            });
+            match done {
+                Ok(0) => break,
+                Ok(done) => copied += done as u64,
+                Err(_) if copied > 0 => break,
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        self.touch_atime(from.0);
+        if caller != 0 {
+            self.clear_set_id(to.0)?;
+        }
+        u32::try_from(copied).map_err(|_| Refusal::INVALID)
+    }
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Names: lookup, removal, rename, hard links, symbolic links; and the end of inodes without names.
+
+use super::guard;
+use super::refusal::{Refusal, Result};
+use super::Server;
+use aegisfs_engine::{Attr, RenameMode};
+use aegisfs_platform::Vec as EngineVec;
+use fuser::RenameFlags;
+
+impl Server {
+    /// A name in a directory. The kernel asks for `.` and `..` when it decodes NFS file handles.
+    pub fn lookup_name(&self, dir: u64, name: &[u8]) -> Result<Attr> {
+        Ok(match name {
+            b"." => self.fs.getattr(dir)?,
+            b".." => self.fs.getattr(self.fs.getattr(dir)?.parent)?,
+            _ => self.fs.lookup(dir, name)?,
+        })
+    }
+
+    pub fn link_target(&self, ino: u64) -> Result<EngineVec<u8>> {
+        let mut target = EngineVec::new();
+        self.fs.readlink(ino, &mut target)?;
+        self.touch_atime(ino);
+        Ok(target)
+    }
+
+    pub fn remove_file(&self, dir: u64, name: &[u8]) -> Result<()> {
+        self.may_remove_from(dir, &self.fs.lookup(dir, name)?)?;
+        let removed = self.fs.unlink(dir, name)?;
+        self.name_gone(&removed);
+        self.settle()
+    }
+
+    pub fn remove_directory(&self, dir: u64, name: &[u8]) -> Result<()> {
+        self.may_remove_from(dir, &self.fs.lookup(dir, name)?)?;
+        let removed = self.fs.rmdir(dir, name)?;
+        self.name_gone(&removed);
+        self.settle()
+    }
+
+    pub fn rename_entry(
+        &self,
+        from: (u64, &[u8]),
+        to: (u64, &[u8]),
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else if flags == RenameFlags::RENAME_WHITEOUT {
+            RenameMode::Whiteout
+        } else {
+            return Err(Refusal::INVALID);
+        };
+        self.may_remove_from(from.0, &self.fs.lookup(from.0, from.1)?)?;
+        self.may_add_to(to.0)?;
+        if let Ok(replaced) = self.fs.lookup(to.0, to.1) {
+            self.may_remove_from(to.0, &replaced)?;
+        }
+        if let Some(replaced) = self.fs.rename(from.0, from.1, to.0, to.1, mode)? {
+            self.name_gone(&replaced);
+        }
+        self.settle()
+    }
+
+    pub fn add_link(&self, ino: u64, dir: u64, name: &[u8]) -> Result<Attr> {
+        guard::may_change(&self.fs.getattr(ino)?)?;
+        self.may_add_to(dir)?;
+        let attr = self.fs.link(ino, dir, name)?;
+        self.inodes.named(ino);
+        self.settle()?;
+        Ok(attr)
+    }
+
+    /// An inode has lost a name; without any, it goes when nobody holds it.
+    fn name_gone(&self, attr: &Attr) {
+        if attr.nlink == 0 && self.inodes.orphan(attr.ino) {
+            self.evict(attr.ino);
+        }
+    }
+
+    /// Frees an inode without names and without users.
+    pub fn evict(&self, ino: u64) {
+        // It stays on the engine's list of orphans then, and the next mount tries again.
+        if let Err(e) = self.fs.evict(ino) {
+            tracing::warn!("cannot free inode {ino} yet: {e}");
+        }
+    }
+}
