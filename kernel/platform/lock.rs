@@ -90,6 +90,7 @@ impl<T> Mutex<T> {
     ///
     /// # Errors
     /// [`AllocError`] when the host has no memory.
+    #[inline(never)]
     pub fn try_new(class: LockClass, value: T) -> Result<Self, AllocError> {
         let (name, key) = class.key();
         Ok(Self {
@@ -163,6 +164,7 @@ impl CondVar {
     ///
     /// # Errors
     /// [`AllocError`] when the host has no memory.
+    #[inline(never)]
     pub fn try_new() -> Result<Self, AllocError> {
         let key = static_lock_class!();
         // SAFETY: The slot is valid for writes and will not move; name and key are static.
@@ -258,6 +260,7 @@ impl<T> RwLock<T> {
     ///
     /// # Errors
     /// [`AllocError`] when the host has no memory.
+    #[inline(never)]
     pub fn try_new(class: LockClass, value: T) -> Result<Self, AllocError> {
         let (name, key) = class.key();
         Ok(Self {

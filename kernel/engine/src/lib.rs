@@ -8,11 +8,14 @@
 //! format <- cache <- btree <- space <- txn <- object <- volume <- fs.
 //! `docs/architecture.md` has the overview, `docs/crash-safety.md` the argument.
 
-#![no_std]
+// kbuild says so itself.
+#![cfg_attr(not(MODULE), no_std)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 // Values from devices are checked where they enter; what is cast after that fits.
 #![allow(clippy::cast_possible_truncation)]
+// `pub` marks the interface between layers; what leaves the crate is re-exported below.
+#![allow(unreachable_pub)]
 
 mod btree;
 mod cache;

@@ -19,7 +19,7 @@ impl Ram {
             .unwrap();
         v
     }
-    fn mount(&self) -> Fs {
+    fn mount(&self) -> Box<Fs> {
         Fs::mount(self.devices(), MountOptions::default()).unwrap()
     }
 }

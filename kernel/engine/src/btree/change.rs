@@ -62,7 +62,7 @@ impl Trees {
         drop(self.node(pointer, tree, level, Io::Allowed)?);
         let mut buf = self.buffer()?;
         self.dirty.try_reserve(1)?;
-        copy(&mut buf, &*self.node(pointer, tree, level, Io::Allowed)?);
+        copy(&mut buf, &self.node(pointer, tree, level, Io::Allowed)?);
         let fresh = self.place(buf, space)?;
         space.free_node(tree, pointer, false);
         Ok(fresh)

@@ -90,6 +90,7 @@ impl Fs {
     }
 
     /// Looks a name up within an operation: where it stands, or the cookie to create it under.
+    #[inline(never)]
     pub(crate) fn probe(&self, tx: &Tx<'_>, dir: u64, name: &[u8]) -> Result<Result<Found, u64>> {
         let (from, to) = self.probe_range(dir, name);
         let mut probe = Probe::new(name, from.offset);
@@ -222,6 +223,7 @@ impl Fs {
     }
 
     /// An inode loses a name: stores it, with its ORPHAN record if it was the last one.
+    #[inline(never)]
     pub(crate) fn drop_name(&self, tx: &mut Tx<'_>, attr: &mut Attr) -> Result<()> {
         if attr.mode & MODE_TYPE == MODE_DIR {
             if attr.entries != 0 {
@@ -343,6 +345,19 @@ fn touch_entries(parent: &mut Attr) {
     parent.mtime = parent.ctime;
 }
 
+/// Stores the entry of `name` for `attr`. Not inlined: its buffer would grow the frames of all
+/// callers, and kernel stacks are small.
+#[inline(never)]
+pub fn put_entry(tx: &mut Tx<'_>, dir: u64, cookie: u64, name: &[u8], attr: &Attr) -> Result<()> {
+    let entry = Dirent {
+        ino: attr.ino,
+        kind: file_type(attr.mode),
+        name,
+    };
+    let mut buf = [0; DIRENT_MAX];
+    tx.put(Key::new(dir, kind::DIRENT, cookie), entry.encode(&mut buf))
+}
+
 /// Adds an entry for `attr`; the caller puts the parent.
 pub fn add_entry(
     tx: &mut Tx<'_>,
@@ -351,16 +366,7 @@ pub fn add_entry(
     name: &[u8],
     attr: &Attr,
 ) -> Result<()> {
-    let entry = Dirent {
-        ino: attr.ino,
-        kind: file_type(attr.mode),
-        name,
-    };
-    let mut buf = [0; DIRENT_MAX];
-    tx.put(
-        Key::new(parent.ino, kind::DIRENT, cookie),
-        entry.encode(&mut buf),
-    )?;
+    put_entry(tx, parent.ino, cookie, name, attr)?;
     if attr.mode & MODE_TYPE == MODE_DIR {
         parent.nlink = parent.nlink.checked_add(1).ok_or(Error::TooManyLinks)?;
     }

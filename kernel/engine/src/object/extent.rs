@@ -686,10 +686,13 @@ fn put_part(
     )
 }
 
+/// Extents with their records.
+type Records = Vec<(Mapped, Vec<u8>)>;
+
 /// The extents that overlap blocks `from..to`, each with its record; as many as one operation takes,
 /// and where to go on.
-fn overlapping(tx: &Tx<'_>, ino: u64, from: u64, to: u64) -> Result<(Vec<(Mapped, Vec<u8>)>, u64)> {
-    let mut list: Vec<(Mapped, Vec<u8>)> = Vec::new();
+fn overlapping(tx: &Tx<'_>, ino: u64, from: u64, to: u64) -> Result<(Records, u64)> {
+    let mut list = Records::new();
     let mut bytes = 0;
     let mut next = to;
     let mut result = Ok(());

@@ -87,6 +87,7 @@ impl Fs {
     }
 
     /// Collects everything that makes a new inode but the inode record itself, which the caller puts.
+    #[inline(never)]
     pub(crate) fn new_inode(&self, tx: &mut Tx<'_>, dir: u64, new: &NewInode<'_>) -> Result<Attr> {
         let kind_of = new.mode & MODE_TYPE;
         let known = [

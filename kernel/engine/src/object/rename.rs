@@ -6,13 +6,13 @@
 //! itself).
 
 use super::dir::{
-    add_entry, check_name, dangling, directory, live_directory, remove_entry, touch, Found,
+    add_entry, check_name, dangling, directory, live_directory, put_entry, remove_entry, touch,
+    Found,
 };
 use crate::error::{Error, Result};
-use crate::format::key::{kind, Key};
-use crate::format::record::{Dirent, DIRENT_MAX};
 use crate::txn::{Class, Fs, Tx};
-use crate::types::{file_type, Attr, NewInode, RenameMode, MODE_CHAR, MODE_DIR, MODE_TYPE};
+use crate::types::{Attr, NewInode, RenameMode, MODE_CHAR, MODE_DIR, MODE_TYPE};
+use aegisfs_platform::{try_box, Box};
 
 /// Source and target directories, which may be one.
 struct Parents {
@@ -22,6 +22,22 @@ struct Parents {
 }
 
 impl Parents {
+    /// Boxed, because kernel stacks are small.
+    #[inline(never)]
+    fn read(tx: &Tx<'_>, from_dir: u64, to_dir: u64) -> Result<Box<Self>> {
+        let mut parents = try_box(Self {
+            from: directory(tx, from_dir)?,
+            to: None,
+        })?;
+        if from_dir != to_dir {
+            parents.to = Some(live_directory(tx, to_dir)?);
+        }
+        if parents.target().nlink == 0 {
+            return Err(Error::NotFound);
+        }
+        Ok(parents)
+    }
+
     fn target(&mut self) -> &mut Attr {
         self.to.as_mut().unwrap_or(&mut self.from)
     }
@@ -53,21 +69,10 @@ impl Fs {
         check_name(from)?;
         check_name(to)?;
         let mut tx = self.begin(Class::Grow)?;
-        let mut parents = Parents {
-            from: directory(&tx, from_dir)?,
-            to: if from_dir == to_dir {
-                None
-            } else {
-                Some(live_directory(&tx, to_dir)?)
-            },
-        };
-        if parents.target().nlink == 0 {
-            return Err(Error::NotFound);
-        }
+        let mut parents = Parents::read(&tx, from_dir, to_dir)?;
         let Ok(source) = self.probe(&tx, from_dir, from)? else {
             return Err(Error::NotFound);
         };
-        let moved = tx.inode(source.ino).map_err(dangling)?;
         if source.ino == to_dir {
             return Err(Error::Invalid);
         }
@@ -80,39 +85,26 @@ impl Fs {
                 return Err(Error::Invalid);
             }
             if target.ino != source.ino {
-                exchange(&mut tx, &mut parents, (source, from, moved), (target, to))?;
+                exchange(&mut tx, &mut parents, (source, from), (target, to))?;
                 tx.commit()?;
             }
             return Ok(None);
         }
+        let mut moved = tx.inode(source.ino).map_err(dangling)?;
         let mut replaced = None;
         let cookie = match target {
             Ok(_) if mode == RenameMode::NoReplace => return Err(Error::Exists),
             // Two names of one inode: POSIX wants nothing done.
             Ok(target) if target.ino == source.ino => return Ok(None),
             Ok(target) => {
-                let mut victim = tx.inode(target.ino).map_err(dangling)?;
-                check_replace(&moved, &victim)?;
-                remove_entry(&mut tx, parents.target(), target.cookie, to, &victim)?;
-                self.drop_name(&mut tx, &mut victim)?;
-                replaced = Some(victim);
+                replaced = self.displace(&mut tx, parents.target(), target, to, &moved)?;
                 target.cookie
             }
             Err(cookie) => cookie,
         };
-        let mut moved = moved;
         remove_entry(&mut tx, &mut parents.from, source.cookie, from, &moved)?;
         if mode == RenameMode::Whiteout {
-            let whiteout = self.new_inode(
-                &mut tx,
-                from_dir,
-                &NewInode {
-                    mode: MODE_CHAR,
-                    ..NewInode::default()
-                },
-            )?;
-            tx.put_inode(&whiteout)?;
-            add_entry(&mut tx, &mut parents.from, source.cookie, from, &whiteout)?;
+            self.whiteout(&mut tx, &mut parents.from, source.cookie, from)?;
         }
         // Both names may share a hash; then the cookie just freed and the one just found differ.
         add_entry(&mut tx, parents.target(), cookie, to, &moved)?;
@@ -122,6 +114,35 @@ impl Fs {
         parents.put(&mut tx)?;
         tx.commit()?;
         Ok(replaced)
+    }
+
+    /// Takes the target's name from what has it.
+    #[inline(never)]
+    fn displace(
+        &self,
+        tx: &mut Tx<'_>,
+        parent: &mut Attr,
+        target: Found,
+        name: &[u8],
+        moved: &Attr,
+    ) -> Result<Option<Attr>> {
+        let mut victim = tx.inode(target.ino).map_err(dangling)?;
+        check_replace(moved, &victim)?;
+        remove_entry(tx, parent, target.cookie, name, &victim)?;
+        self.drop_name(tx, &mut victim)?;
+        Ok(Some(victim))
+    }
+
+    /// Puts a whiteout where the source was.
+    #[inline(never)]
+    fn whiteout(&self, tx: &mut Tx<'_>, parent: &mut Attr, cookie: u64, name: &[u8]) -> Result<()> {
+        let new = NewInode {
+            mode: MODE_CHAR,
+            ..NewInode::default()
+        };
+        let attr = self.new_inode(tx, parent.ino, &new)?;
+        tx.put_inode(&attr)?;
+        add_entry(tx, parent, cookie, name, &attr)
     }
 }
 
@@ -140,25 +161,21 @@ const fn is_dir(attr: &Attr) -> bool {
 }
 
 /// Swaps what two names stand for.
+#[inline(never)]
 fn exchange(
     tx: &mut Tx<'_>,
     parents: &mut Parents,
-    (source, from, mut a): (Found, &[u8], Attr),
+    (source, from): (Found, &[u8]),
     (target, to): (Found, &[u8]),
 ) -> Result<()> {
+    let mut a = tx.inode(source.ino).map_err(dangling)?;
     let mut b = tx.inode(target.ino).map_err(dangling)?;
     let (from_dir, to_dir) = (parents.from.ino, parents.target().ino);
     for (dir, cookie, name, attr) in [
         (from_dir, source.cookie, from, &b),
         (to_dir, target.cookie, to, &a),
     ] {
-        let mut buf = [0; DIRENT_MAX];
-        let entry = Dirent {
-            ino: attr.ino,
-            kind: file_type(attr.mode),
-            name,
-        };
-        tx.put(Key::new(dir, kind::DIRENT, cookie), entry.encode(&mut buf))?;
+        put_entry(tx, dir, cookie, name, attr)?;
     }
     if is_dir(&a) != is_dir(&b) && parents.to.is_some() {
         let (loses, gains) = if is_dir(&a) {

@@ -24,13 +24,13 @@ use crate::format::node;
 use crate::format::superblock::{Superblock, TABLE_OFFSET};
 use crate::space::SpaceImage;
 use crate::types::{Location, BLOCK_SIZE};
-use aegisfs_platform::{monotonic_ms, Vec};
+use aegisfs_platform::{monotonic_ms, try_box, Box, Vec};
 use core::sync::atomic::Ordering::Relaxed;
 
 /// The last durable checkpoint.
 pub struct Checkpointer {
     /// Its superblock.
-    pub superblock: Superblock,
+    pub superblock: Box<Superblock>,
     /// The slot that holds it.
     pub slot: u8,
     /// A superblock must be written even if nothing changed (after mount and recovery).
@@ -42,7 +42,7 @@ struct Frozen {
     ids: Vec<u64>,
     image: SpaceImage,
     mark: Mark,
-    superblock: Superblock,
+    superblock: Box<Superblock>,
 }
 
 /// Nodes that are written at once.
@@ -87,6 +87,7 @@ impl Fs {
     }
 
     /// Step 1. `None`: there is nothing to write.
+    #[inline(never)]
     fn freeze(&self, checkpointer: &mut Checkpointer, clean: bool) -> Result<Option<Frozen>> {
         let mut state = self.state.write();
         let last = &checkpointer.superblock;
@@ -97,7 +98,7 @@ impl Fs {
         if unchanged {
             return Ok(None);
         }
-        let mut superblock = last.clone();
+        let mut superblock = try_box(Superblock::clone(last))?;
         let mut space = self.space.lock();
         store_subvolume(&mut state, &mut space)?;
         let root = state.trees.seal_tree(POOL_TREE)?;
@@ -127,6 +128,7 @@ impl Fs {
     }
 
     /// Steps 2 to 4.
+    #[inline(never)]
     fn write_checkpoint(&self, frozen: &Frozen, checkpointer: &Checkpointer) -> Result<()> {
         for ids in frozen.ids.chunks(BATCH) {
             self.write_nodes(ids)?;

@@ -28,7 +28,7 @@ use crate::format::record::{decode_inode, encode_inode, Subvolume};
 use crate::space::{Range, Readers, Space};
 use crate::types::{Attr, ErrorPolicy, MountOptions};
 use aegisfs_platform::{
-    log, Arc, CondVar, LogLevel, Mutex, MutexGuard, RwLock, RwLockWriteGuard, Vec,
+    log, Arc, Box, CondVar, LogLevel, Mutex, MutexGuard, RwLock, RwLockWriteGuard, Vec,
 };
 use checkpoint::Checkpointer;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -58,8 +58,8 @@ pub struct Wake {
 /// A mounted volume: the engine's only handle. See the crate's documentation for the operations.
 pub struct Fs {
     pub(crate) pool: Arc<Pool>,
-    pub(crate) state: RwLock<State>,
-    pub(crate) space: Mutex<Space>,
+    pub(crate) state: Box<RwLock<State>>,
+    pub(crate) space: Box<Mutex<Space>>,
     pub(crate) journal: Journal,
     pub(crate) checkpointer: Mutex<Checkpointer>,
     pub(crate) readers: Mutex<Readers>,
@@ -276,6 +276,7 @@ impl Tx<'_> {
     }
 
     /// Reads an inode as it was before this operation.
+    #[inline(never)]
     pub fn inode(&self, ino: u64) -> Result<Attr> {
         let mut attr = None;
         let found = self.get(&Key::new(ino, kind::INODE, 0), &mut |b| {
@@ -287,7 +288,8 @@ impl Tx<'_> {
         attr.ok_or(Error::Corrupt)
     }
 
-    /// Stores an inode.
+    /// Stores an inode. Not inlined for its buffer, as `inode` is not.
+    #[inline(never)]
     pub fn put_inode(&mut self, attr: &Attr) -> Result<()> {
         self.put(Key::new(attr.ino, kind::INODE, 0), &encode_inode(attr))
     }

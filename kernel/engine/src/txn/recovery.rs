@@ -44,6 +44,7 @@ fn read_ring(pool: &Pool, sb: &Superblock, at: u32, buf: &mut [u8]) -> Result<()
 fn entry_at(
     pool: &Pool,
     sb: &Superblock,
+    epoch: u64,
     at: u32,
     sequence: u64,
 ) -> Result<Option<(EntryHeader, Vec<u8>)>> {
@@ -53,7 +54,7 @@ fn entry_at(
         return Ok(None);
     };
     let blocks = (header.length as usize).div_ceil(BLOCK_SIZE);
-    if header.epoch != sb.journal_epoch
+    if header.epoch != epoch
         || header.sequence != sequence
         || blocks > (sb.journal_blocks - at) as usize
     {
@@ -64,11 +65,11 @@ fn entry_at(
     Ok(header.complete(&block).then_some((header, block)))
 }
 
-/// Reads all entries since the last checkpoint.
+/// Reads all entries of `epoch` since the last checkpoint.
 ///
 /// # Errors
 /// `Corrupt` when an entry in the middle is damaged; device errors.
-pub fn read(pool: &Pool, sb: &Superblock) -> Result<Replay> {
+pub fn read(pool: &Pool, sb: &Superblock, epoch: u64) -> Result<Replay> {
     let mut replay = Replay {
         entries: Vec::new(),
         firsts: Vec::new(),
@@ -80,10 +81,10 @@ pub fn read(pool: &Pool, sb: &Superblock) -> Result<Replay> {
     let ring = u64::from(sb.journal_blocks);
     loop {
         let mut at = replay.head;
-        let mut found = entry_at(pool, sb, at, replay.sequence)?;
+        let mut found = entry_at(pool, sb, epoch, at, replay.sequence)?;
         if found.is_none() && at != 0 {
             at = 0;
-            found = entry_at(pool, sb, at, replay.sequence)?;
+            found = entry_at(pool, sb, epoch, at, replay.sequence)?;
         }
         let Some((header, bytes)) = found else { break };
         let first = header.first_record;
@@ -111,13 +112,13 @@ pub fn read(pool: &Pool, sb: &Superblock) -> Result<Replay> {
         replay.firsts.try_push(first)?;
     }
     if !sb.clean {
-        refuse_later_entries(pool, sb, replay.sequence)?;
+        refuse_later_entries(pool, sb, epoch, replay.sequence)?;
     }
     Ok(replay)
 }
 
 /// Fails if an entry after the end of the journal is valid.
-fn refuse_later_entries(pool: &Pool, sb: &Superblock, end: u64) -> Result<()> {
+fn refuse_later_entries(pool: &Pool, sb: &Superblock, epoch: u64, end: u64) -> Result<()> {
     let step = (ENTRY_MAX / BLOCK_SIZE) as u32;
     let mut buf = Vec::try_filled(ENTRY_MAX, 0)?;
     let mut at = 0;
@@ -129,11 +130,11 @@ fn refuse_later_entries(pool: &Pool, sb: &Superblock, end: u64) -> Result<()> {
         read_ring(pool, sb, at, part)?;
         for (i, block) in part.chunks_exact(BLOCK_SIZE).enumerate() {
             let later = EntryHeader::decode(block, &sb.uuid)
-                .is_some_and(|h| h.epoch == sb.journal_epoch && h.sequence > end);
+                .is_some_and(|h| h.epoch == epoch && h.sequence > end);
             if later {
                 let here = at + i as u32;
                 let h = EntryHeader::decode(block, &sb.uuid).map_or(0, |h| h.sequence);
-                if entry_at(pool, sb, here, h)?.is_some() {
+                if entry_at(pool, sb, epoch, here, h)?.is_some() {
                     log(
                         LogLevel::Error,
                         format_args!("journal: entry {end} is damaged, but entry {h} is valid"),

@@ -2,7 +2,7 @@
 //! mkfs: an empty volume is the first checkpoint of a tree that holds a root directory.
 
 use super::layout::Layout;
-use super::mount::assemble;
+use super::mount::{assemble, Parts};
 use crate::btree::Root;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ use crate::format::{bytes, node};
 use crate::space::TablePage;
 use crate::txn::Class;
 use crate::types::{Attr, FormatOptions, MountOptions, Time, BLOCK_SIZE, MODE_DIR, ROOT_INO};
-use aegisfs_platform::{random_bytes, Box, Vec};
+use aegisfs_platform::{random_bytes, try_box, Box, Vec};
 
 impl FormatOptions {
     /// The defaults: random UUID, no label, nodes of 16 KiB, metadata twice, data once.
@@ -76,12 +76,73 @@ pub fn format(devices: Vec<Box<dyn BlockDevice>>, options: &FormatOptions) -> Re
         return Err(Error::Unsupported);
     };
     let layout = Layout::new(device.size())?;
+    let superblock = new_superblock(&layout, options)?;
+    // The old volume goes first: a crash in the middle leaves none, rather than a mixture.
+    let zero = Vec::try_filled(BLOCK_SIZE, 0)?;
+    for slot in [0, 1] {
+        for offset in Superblock::slot_offsets(layout.device_size, slot) {
+            device.write(offset, &zero)?;
+        }
+    }
+    device.flush()?;
+    let (entries, pages) = write_table(&**device, &layout, &superblock)?;
+    let mut subvolume_uuid = [0; 16];
+    random_bytes(&mut subvolume_uuid);
+    let subvolume = Subvolume {
+        next_ino: ROOT_INO + 1,
+        uuid: subvolume_uuid,
+        ..Subvolume::default()
+    };
+    let fs = assemble(Parts {
+        devices,
+        entries,
+        pages,
+        superblock,
+        // The first checkpoint goes to slot 0.
+        slot: 1,
+        options: &MountOptions::default(),
+        generation: 1,
+    })?;
+    {
+        let mut state = fs.state.write();
+        for tree in [POOL_TREE, FIRST_SUBVOLUME] {
+            state.trees.add_root(Root {
+                tree,
+                pointer: Pointer::default(),
+                level: 0,
+            })?;
+        }
+        state.subvolume = subvolume;
+    }
+    let mut tx = fs.begin(Class::Grow)?;
+    let time = Time::now();
+    tx.put_inode(&Attr {
+        ino: ROOT_INO,
+        mode: MODE_DIR | 0o755,
+        uid: options.uid,
+        gid: options.gid,
+        nlink: 2,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        btime: time,
+        version: 1,
+        parent: ROOT_INO,
+        ..Attr::default()
+    })?;
+    tx.commit()?;
+    fs.checkpoint_with(true)
+}
+
+/// The superblock of a volume that has no checkpoint yet.
+#[inline(never)]
+fn new_superblock(layout: &Layout, options: &FormatOptions) -> Result<Box<Superblock>> {
     let now = Time::now().sec.max(0) as u64;
     let mut label = [0; LABEL_MAX + 1];
     bytes::copy(&mut label, &options.label);
     let mut device_uuid = [0; 16];
     random_bytes(&mut device_uuid);
-    let superblock = Superblock {
+    Ok(try_box(Superblock {
         uuid: options.uuid,
         label,
         compat: 0,
@@ -114,62 +175,7 @@ pub fn format(devices: Vec<Box<dyn BlockDevice>>, options: &FormatOptions) -> Re
         device_index: 0,
         device_uuid,
         free_blocks: 0,
-    };
-    // The old volume goes first: a crash in the middle leaves none, rather than a mixture.
-    let zero = Vec::try_filled(BLOCK_SIZE, 0)?;
-    for slot in [0, 1] {
-        for offset in Superblock::slot_offsets(layout.device_size, slot) {
-            device.write(offset, &zero)?;
-        }
-    }
-    device.flush()?;
-    let (entries, pages) = write_table(&**device, &layout, &superblock)?;
-    let mut subvolume_uuid = [0; 16];
-    random_bytes(&mut subvolume_uuid);
-    let subvolume = Subvolume {
-        next_ino: ROOT_INO + 1,
-        uuid: subvolume_uuid,
-        ..Subvolume::default()
-    };
-    let fs = assemble(
-        devices,
-        &entries,
-        pages,
-        superblock,
-        // The first checkpoint goes to slot 0.
-        1,
-        &MountOptions::default(),
-        1,
-    )?;
-    {
-        let mut state = fs.state.write();
-        for tree in [POOL_TREE, FIRST_SUBVOLUME] {
-            state.trees.add_root(Root {
-                tree,
-                pointer: Pointer::default(),
-                level: 0,
-            })?;
-        }
-        state.subvolume = subvolume;
-    }
-    let mut tx = fs.begin(Class::Grow)?;
-    let time = Time::now();
-    tx.put_inode(&Attr {
-        ino: ROOT_INO,
-        mode: MODE_DIR | 0o755,
-        uid: options.uid,
-        gid: options.gid,
-        nlink: 2,
-        atime: time,
-        mtime: time,
-        ctime: time,
-        btime: time,
-        version: 1,
-        parent: ROOT_INO,
-        ..Attr::default()
-    })?;
-    tx.commit()?;
-    fs.checkpoint_with(true)
+    })?)
 }
 
 /// Writes the first version of the chunk table: all chunks empty, no bitmap written yet.

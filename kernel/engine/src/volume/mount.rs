@@ -18,7 +18,7 @@ use crate::txn::recovery;
 use crate::txn::{Fs, State, Wake};
 use crate::types::{MountOptions, BLOCK_SIZE};
 use aegisfs_platform::{
-    log, monotonic_ms, try_arc, Box, CondVar, LockClass, LogLevel, Mutex, RwLock, Vec,
+    log, monotonic_ms, try_arc, try_box, Arc, Box, CondVar, LockClass, LogLevel, Mutex, RwLock, Vec,
 };
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -27,45 +27,25 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// # Errors
 /// `NotAegis` when no copy bears the magic number, `Corrupt` when none is valid, `Unsupported` for
 /// newer formats, device errors.
-pub fn read_superblock(device: &dyn BlockDevice) -> Result<(Superblock, u8)> {
+pub fn read_superblock(device: &dyn BlockDevice) -> Result<(Box<Superblock>, u8)> {
     let mut buf = Vec::try_filled(BLOCK_SIZE, 0)?;
-    let mut best: Option<(Superblock, u8)> = None;
+    let mut best: Option<(Box<Superblock>, u8)> = None;
     let mut error = Error::NotAegis;
     for slot in [0, 1] {
         for offset in Superblock::slot_offsets(device.size(), slot) {
             if offset.saturating_add(BLOCK_SIZE as u64) > device.size() {
                 continue;
             }
-            if let Err(e) = device.read(offset, &mut buf) {
-                error = e;
-                continue;
-            }
-            match Superblock::decode(&buf) {
+            match read_copy(device, offset, &mut buf) {
                 Ok(sb) => {
-                    if best
-                        .as_ref()
-                        .is_none_or(|(b, _)| b.generation < sb.generation)
-                    {
+                    let newer = |(b, _): &(Box<Superblock>, u8)| b.generation < sb.generation;
+                    if best.as_ref().is_none_or(newer) {
                         best = Some((sb, slot));
                     }
                 }
-                Err(SuperFault::Magic) => {}
-                Err(SuperFault::Version(v)) => {
-                    log(
-                        LogLevel::Error,
-                        format_args!("format version {v} is unknown"),
-                    );
-                    error = Error::Unsupported;
-                }
-                Err(SuperFault::Checksum | SuperFault::Geometry) => {
-                    log(
-                        LogLevel::Warning,
-                        format_args!("superblock copy at byte {offset} is damaged"),
-                    );
-                    if error == Error::NotAegis {
-                        error = Error::Corrupt;
-                    }
-                }
+                Err(Error::NotAegis) => {}
+                Err(Error::Corrupt) if error != Error::NotAegis => {}
+                Err(e) => error = e,
             }
         }
     }
@@ -82,6 +62,30 @@ pub fn read_superblock(device: &dyn BlockDevice) -> Result<(Superblock, u8)> {
         return Err(Error::Corrupt);
     }
     Ok((sb, slot))
+}
+
+/// Reads and checks one copy.
+#[inline(never)]
+fn read_copy(device: &dyn BlockDevice, offset: u64, buf: &mut [u8]) -> Result<Box<Superblock>> {
+    device.read(offset, buf)?;
+    match Superblock::decode(buf) {
+        Ok(sb) => Ok(try_box(sb)?),
+        Err(SuperFault::Magic) => Err(Error::NotAegis),
+        Err(SuperFault::Version(v)) => {
+            log(
+                LogLevel::Error,
+                format_args!("format version {v} is unknown"),
+            );
+            Err(Error::Unsupported)
+        }
+        Err(SuperFault::Checksum | SuperFault::Geometry) => {
+            log(
+                LogLevel::Warning,
+                format_args!("superblock copy at byte {offset} is damaged"),
+            );
+            Err(Error::Corrupt)
+        }
+    }
 }
 
 /// Reads the chunk table as of the superblock's checkpoint, from both copies.
@@ -183,17 +187,70 @@ fn sane(e: &ChunkEntry, sb: &Superblock) -> bool {
         && e.free <= e.blocks - sb.chunk_header_blocks()
 }
 
-/// Puts a volume together in memory. The trees have no roots yet. `used`: blocks of the journal that
-/// stay occupied until the first checkpoint, and its position, are as in `superblock`.
-pub(crate) fn assemble(
+/// What a volume is put together from. The pieces are built in functions of their own that are not
+/// inlined: on a kernel stack all their temporaries at once would be too much.
+pub(crate) struct Parts<'a> {
+    /// The devices.
+    pub devices: Vec<Box<dyn BlockDevice>>,
+    /// The chunk table.
+    pub entries: Vec<ChunkEntry>,
+    /// State of its pages.
+    pub pages: Vec<TablePage>,
+    /// The superblock, and the slot that holds it.
+    pub superblock: Box<Superblock>,
+    /// See `superblock`.
+    pub slot: u8,
+    /// The mount's options.
+    pub options: &'a MountOptions,
+    /// Generation of the next checkpoint.
+    pub generation: u64,
+}
+
+/// Puts a volume together in memory. The trees have no roots yet.
+#[inline(never)]
+pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
+    let sb = parts.superblock;
+    let pool = new_pool(parts.devices, &parts.entries, &sb, parts.options)?;
+    let space = new_space(&pool, &parts.entries, parts.pages, &sb)?;
+    let mark = Journal::start(sb.journal_head, sb.journal_sequence, sb.replay_from, 0);
+    let journal = Journal::new(pool.clone(), &sb, sb.journal_epoch, &mark)?;
+    let state = new_state(&pool, parts.generation, sb.replay_from)?;
+    let wake = Wake {
+        due: false,
+        last_checkpoint: monotonic_ms(),
+    };
+    Ok(try_box(Fs {
+        state,
+        space,
+        journal,
+        readers: Mutex::try_new(LockClass::Leaf, Readers::default())?,
+        wake: Mutex::try_new(LockClass::Leaf, wake)?,
+        wake_up: CondVar::try_new()?,
+        options: Mutex::try_new(LockClass::Leaf, *parts.options)?,
+        read_only: AtomicBool::new(false),
+        stopped: AtomicBool::new(false),
+        panic_due: AtomicBool::new(false),
+        hash_seed: sb.hash_seed,
+        node_size: pool.node_size(),
+        pool,
+        checkpointer: Mutex::try_new(
+            LockClass::Checkpoint,
+            Checkpointer {
+                superblock: sb,
+                slot: parts.slot,
+                forced: false,
+            },
+        )?,
+    })?)
+}
+
+#[inline(never)]
+fn new_pool(
     devices: Vec<Box<dyn BlockDevice>>,
     entries: &[ChunkEntry],
-    pages: Vec<TablePage>,
-    superblock: Superblock,
-    slot: u8,
+    sb: &Superblock,
     options: &MountOptions,
-    generation: u64,
-) -> Result<Fs> {
+) -> Result<Arc<Pool>> {
     let mut places = Vec::try_with_capacity(entries.len())?;
     for e in entries {
         places.try_push(Place {
@@ -202,71 +259,41 @@ pub(crate) fn assemble(
             blocks: e.blocks,
         })?;
     }
-    let node_size = superblock.node_size as usize;
-    let pool = try_arc(Pool::new(
-        devices,
-        places,
-        &Geometry {
-            uuid: superblock.uuid,
-            node_size,
-            chunk_blocks: superblock.chunk_blocks,
-            chunk_header_blocks: superblock.chunk_header_blocks(),
-            cache_bytes: options.cache_bytes,
-        },
-    )?)?;
-    let space = Space::new(
-        pool.clone(),
-        entries,
-        pages,
-        &SpaceConfig {
-            header_blocks: superblock.chunk_header_blocks(),
-            node_blocks: superblock.node_blocks(),
-            metadata_replicas: superblock.metadata_replicas,
-            data_replicas: superblock.data_replicas,
-        },
-    )?;
-    let mark = Journal::start(
-        superblock.journal_head,
-        superblock.journal_sequence,
-        superblock.replay_from,
-        0,
-    );
-    let journal = Journal::new(pool.clone(), &superblock, superblock.journal_epoch, &mark)?;
-    let trees = Trees::new(pool.clone(), generation)?;
-    let state = State {
-        trees,
-        subvolume: Subvolume::default(),
-        sequence: superblock.replay_from,
+    let geometry = Geometry {
+        uuid: sb.uuid,
+        node_size: sb.node_size as usize,
+        chunk_blocks: sb.chunk_blocks,
+        chunk_header_blocks: sb.chunk_header_blocks(),
+        cache_bytes: options.cache_bytes,
     };
-    Ok(Fs {
-        pool,
-        state: RwLock::try_new(LockClass::Trees, state)?,
-        space: Mutex::try_new(LockClass::Space, space)?,
-        journal,
-        readers: Mutex::try_new(LockClass::Leaf, Readers::default())?,
-        wake: Mutex::try_new(
-            LockClass::Leaf,
-            Wake {
-                due: false,
-                last_checkpoint: monotonic_ms(),
-            },
-        )?,
-        wake_up: CondVar::try_new()?,
-        options: Mutex::try_new(LockClass::Leaf, *options)?,
-        read_only: AtomicBool::new(false),
-        stopped: AtomicBool::new(false),
-        panic_due: AtomicBool::new(false),
-        hash_seed: superblock.hash_seed,
-        node_size,
-        checkpointer: Mutex::try_new(
-            LockClass::Checkpoint,
-            Checkpointer {
-                superblock,
-                slot,
-                forced: false,
-            },
-        )?,
-    })
+    Ok(try_arc(Pool::new(devices, places, &geometry)?)?)
+}
+
+#[inline(never)]
+fn new_space(
+    pool: &Arc<Pool>,
+    entries: &[ChunkEntry],
+    pages: Vec<TablePage>,
+    sb: &Superblock,
+) -> Result<Box<Mutex<Space>>> {
+    let config = SpaceConfig {
+        header_blocks: sb.chunk_header_blocks(),
+        node_blocks: sb.node_blocks(),
+        metadata_replicas: sb.metadata_replicas,
+        data_replicas: sb.data_replicas,
+    };
+    let space = Space::new(pool.clone(), entries, pages, &config)?;
+    Ok(try_box(Mutex::try_new(LockClass::Space, space)?)?)
+}
+
+#[inline(never)]
+fn new_state(pool: &Arc<Pool>, generation: u64, sequence: u64) -> Result<Box<RwLock<State>>> {
+    let state = State {
+        trees: Trees::new(pool.clone(), generation)?,
+        subvolume: Subvolume::default(),
+        sequence,
+    };
+    Ok(try_box(RwLock::try_new(LockClass::Trees, state)?)?)
 }
 
 /// Generations that are skipped after a crash, so that none is ever used for two different states.
@@ -277,64 +304,36 @@ impl Fs {
     ///
     /// # Errors
     /// `NotAegis`, `Unsupported`, `Corrupt`, `Invalid` (options), device errors.
-    pub fn mount(devices: Vec<Box<dyn BlockDevice>>, options: MountOptions) -> Result<Self> {
+    pub fn mount(devices: Vec<Box<dyn BlockDevice>>, options: MountOptions) -> Result<Box<Self>> {
         let [device] = &devices[..] else {
             return Err(Error::Unsupported);
         };
         if options.no_recovery && !options.read_only {
             return Err(Error::Invalid);
         }
-        let (mut sb, slot) = read_superblock(&**device)?;
-        if sb.incompat & !INCOMPAT_KNOWN != 0 {
-            log(
-                LogLevel::Error,
-                format_args!("unknown incompatible features {:#x}", sb.incompat),
-            );
-            return Err(Error::Unsupported);
-        }
-        if sb.ro_compat & !RO_COMPAT_KNOWN != 0 && !options.read_only {
-            log(
-                LogLevel::Error,
-                format_args!("unknown features {:#x}: mount read-only", sb.ro_compat),
-            );
-            return Err(Error::Unsupported);
-        }
-        let (entries, pages) = read_table(&**device, &sb, !options.read_only)?;
-        let checkpointed = sb.replay_from;
-        let mut generation = sb.generation + 1;
-        if !sb.clean {
+        let (mut superblock, slot) = read_superblock(&**device)?;
+        check_features(&superblock, options.read_only)?;
+        let (entries, pages) = read_table(&**device, &superblock, !options.read_only)?;
+        let mut generation = superblock.generation + 1;
+        let old_epoch = superblock.journal_epoch;
+        if !superblock.clean {
             generation += GENERATION_SKIP;
+            // New entries must not be taken for old ones that a crash left behind.
+            superblock.journal_epoch += 1;
         }
-        // Entries are looked for as the superblock says, and new ones written in an epoch of their own.
-        let ring = sb.clone();
-        let fs_entries = entries;
-        let place_pool = |sb: Superblock, devices| {
-            assemble(devices, &fs_entries, pages, sb, slot, &options, generation)
-        };
-        if !sb.clean {
-            sb.journal_epoch += 1;
-        }
-        let mut fs = place_pool(sb.clone(), devices)?;
+        let mut fs = assemble(Parts {
+            devices,
+            entries,
+            pages,
+            superblock,
+            slot,
+            options: &options,
+            generation,
+        })?;
         fs.read_only.store(options.read_only, Relaxed);
-        fs.load_roots(&sb)?;
+        fs.load_roots()?;
         if !options.no_recovery {
-            let replay = recovery::read(&fs.pool, &ring)?;
-            let mark = Journal::start(replay.head, replay.sequence, replay.records, replay.used);
-            {
-                let mut state = fs.state.write();
-                replay.apply(&mut state, &fs.space, checkpointed)?;
-            }
-            fs.journal = Journal::new(fs.pool.clone(), &sb, sb.journal_epoch, &mark)?;
-            let n = replay.records - checkpointed;
-            if n > 0 {
-                log(
-                    LogLevel::Info,
-                    format_args!(
-                        "replayed {n} operations in {} journal entries",
-                        replay.entries()
-                    ),
-                );
-            }
+            fs.replay(old_epoch)?;
         }
         fs.checkpointer.lock().forced = true;
         if !options.read_only {
@@ -343,14 +342,44 @@ impl Fs {
         Ok(fs)
     }
 
-    /// Reads the roots of all trees.
-    fn load_roots(&self, sb: &Superblock) -> Result<()> {
+    /// Applies the journal, whose entries are of epoch `epoch`.
+    #[inline(never)]
+    fn replay(&mut self, epoch: u64) -> Result<()> {
+        let checkpointer = self.checkpointer.lock();
+        let sb = &*checkpointer.superblock;
+        let replay = recovery::read(&self.pool, sb, epoch)?;
+        let mark = Journal::start(replay.head, replay.sequence, replay.records, replay.used);
         let mut state = self.state.write();
-        state.trees.add_root(Root {
-            tree: POOL_TREE,
-            pointer: sb.pool_root,
-            level: sb.pool_level,
-        })?;
+        replay.apply(&mut state, &self.space, sb.replay_from)?;
+        drop(state);
+        let journal = Journal::new(self.pool.clone(), sb, sb.journal_epoch, &mark)?;
+        let n = replay.records - sb.replay_from;
+        drop(checkpointer);
+        self.journal = journal;
+        if n > 0 {
+            log(
+                LogLevel::Info,
+                format_args!(
+                    "replayed {n} operations in {} journal entries",
+                    replay.entries()
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// Reads the roots of all trees.
+    fn load_roots(&self) -> Result<()> {
+        let pool_root = {
+            let checkpointer = self.checkpointer.lock();
+            Root {
+                tree: POOL_TREE,
+                pointer: checkpointer.superblock.pool_root,
+                level: checkpointer.superblock.pool_level,
+            }
+        };
+        let mut state = self.state.write();
+        state.trees.add_root(pool_root)?;
         let key = Key::new(FIRST_SUBVOLUME, kind::SUBVOLUME, 0);
         let mut subvolume = None;
         let found = state.trees.get(POOL_TREE, &key, Io::Allowed, &mut |b| {
@@ -393,4 +422,25 @@ impl Fs {
         }
         Ok(())
     }
+}
+
+/// Refuses volumes with features that this code does not know.
+fn check_features(sb: &Superblock, read_only: bool) -> Result<()> {
+    let unknown = sb.incompat & !INCOMPAT_KNOWN;
+    if unknown != 0 {
+        log(
+            LogLevel::Error,
+            format_args!("unknown incompatible features {unknown:#x}"),
+        );
+        return Err(Error::Unsupported);
+    }
+    let unknown = sb.ro_compat & !RO_COMPAT_KNOWN;
+    if unknown != 0 && !read_only {
+        log(
+            LogLevel::Error,
+            format_args!("unknown features {unknown:#x}: mount read-only"),
+        );
+        return Err(Error::Unsupported);
+    }
+    Ok(())
 }
