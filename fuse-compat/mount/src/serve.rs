@@ -28,7 +28,7 @@ pub fn run(request: &Request, plan: &Plan, process: Process) -> Result<ExitCode,
     die_on_panic();
     stop::block_signals().map_err(|e| Failure::new(format!("cannot block signals: {e}")))?;
     let point = mount_point(&request.directory)?;
-    let fs = Arc::new(open(&request.device, plan)?);
+    let fs: Arc<Fs> = Arc::from(open(&request.device, plan)?);
     let closer = Arc::new(Closer::new(Arc::clone(&fs)));
     let source = plan
         .fsname
@@ -74,7 +74,7 @@ fn serve(
 }
 
 /// Opens and claims the device, replays the journal.
-fn open(path: &Path, plan: &Plan) -> Result<Fs, Failure> {
+fn open(path: &Path, plan: &Plan) -> Result<Box<Fs>, Failure> {
     let access = if plan.engine.read_only {
         Access::Read
     } else {

@@ -69,7 +69,7 @@ pub fn fill(device: FileDevice, source: &Source, arguments: &Arguments) -> Resul
         .into_pool()
         .and_then(|pool| Fs::mount(pool, MountOptions::default()))
         .map_err(|e| report::engine(format!("cannot open the new volume on {volume}"), e))?;
-    let fs = Arc::new(fs);
+    let fs: Arc<Fs> = Arc::from(fs);
     let mut background = Background::start(Arc::clone(&fs))
         .map_err(|e| Failure::new(format!("cannot start a thread: {e}")))?;
     let mut copier = Copier {

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The command line.
+
+use aegisfs_tools::size;
+use clap::{ArgAction, Parser, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// Administer AegisFS volumes.
+#[derive(Debug, Parser)]
+#[command(name = "aegisfs", version, disable_version_flag = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub noun: Noun,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print exact numbers of bytes instead of KiB, MiB, ...
+    #[arg(long, global = true)]
+    raw: bool,
+    /// Print more; twice for still more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
+}
+
+/// What the command is about.
+#[derive(Debug, Subcommand)]
+pub enum Noun {
+    /// Volumes: identity, size, label
+    #[command(subcommand)]
+    Volume(Volume),
+    /// The structures on a device, as they are: for developers and for the curious
+    #[command(subcommand)]
+    Inspect(Inspect),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// What to do with a volume.
+#[derive(Debug, Subcommand)]
+pub enum Volume {
+    /// Show identity, geometry and use of a volume
+    Info {
+        /// Device, image file or mount point
+        #[arg(value_name = "DEVICE|MOUNTPOINT")]
+        target: PathBuf,
+    },
+    /// Show or set the label of a volume that is not mounted
+    Label {
+        /// Device or image file
+        device: PathBuf,
+        /// New label, at most 63 bytes; empty for none
+        label: Option<String>,
+    },
+}
+
+/// Which structure to show.
+#[derive(Debug, Subcommand)]
+pub enum Inspect {
+    /// The four copies of the superblock
+    Superblock {
+        /// Device or image file
+        device: PathBuf,
+    },
+    /// The chunk table: where chunks are, what they hold, how much of them is free
+    Chunks {
+        /// Device or image file
+        device: PathBuf,
+    },
+    /// The trees: every node is read and verified
+    Trees {
+        /// Device or image file
+        device: PathBuf,
+        /// Show all records of the tree with this number
+        #[arg(long, value_name = "TREE")]
+        records: Option<u64>,
+    },
+    /// The journal entries that the next mount will replay
+    Journal {
+        /// Device or image file
+        device: PathBuf,
+        /// Show the steps of every record
+        #[arg(long)]
+        steps: bool,
+    },
+    /// Where the content of files is
+    Extents {
+        /// Device or image file; not mounted
+        device: PathBuf,
+        /// Files, as paths within the volume
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// Show the CRC32 of every block
+        #[arg(long)]
+        sums: bool,
+    },
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    /// One JSON document.
+    pub json: bool,
+    /// Exact numbers in the text.
+    raw: bool,
+}
+
+impl Style {
+    /// A number of bytes, for the text.
+    pub fn bytes(self, bytes: u64) -> String {
+        if self.raw {
+            bytes.to_string()
+        } else {
+            size::format(bytes)
+        }
+    }
+}
+
+impl Cli {
+    /// How to print.
+    pub fn style(&self) -> Style {
+        Style {
+            json: self.json,
+            raw: self.raw,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
