@@ -104,6 +104,7 @@ pub struct Space {
     data_replicas: usize,
     free: u64,
     total: u64,
+    /// In eighths of a block, so that promises can be taken back in parts.
     reserved: u64,
     /// Freed in the running generation.
     pending: Vec<Range>,
@@ -196,7 +197,7 @@ impl Space {
 
     /// Blocks promised to dirty pages.
     pub const fn reserved(&self) -> u64 {
-        self.reserved
+        self.reserved.div_ceil(8)
     }
 
     /// Blocks that users never get: metadata changes, deletions and checkpoints live from them.
@@ -204,21 +205,22 @@ impl Space {
         (self.total / 50).clamp(1024, 65536).min(self.total / 4)
     }
 
-    /// What `blocks` of data cost with all replicas and the worst metadata for them.
-    pub fn cost(&self, blocks: u64) -> u64 {
+    /// What `blocks` of data cost with all replicas and the worst metadata for them, in eighths of a
+    /// block.
+    const fn cost(&self, blocks: u64) -> u64 {
         // Each block its own extent record of 76 bytes, in nodes that are half full, replicated: below
         // an eighth of a block.
-        (blocks * self.data_replicas as u64).saturating_add(blocks.div_ceil(8))
+        blocks.saturating_mul(8 * self.data_replicas as u64 + 1)
     }
 
     /// Promises space for `blocks` of data.
     pub fn reserve(&mut self, blocks: u64) -> Result<()> {
         let cost = self.cost(blocks);
-        let taken = self.reserved.saturating_add(self.hard_reserve());
-        if self.free < taken.saturating_add(cost) {
+        let reserved = self.reserved.saturating_add(cost);
+        if self.free < reserved.div_ceil(8).saturating_add(self.hard_reserve()) {
             return Err(Error::NoSpace);
         }
-        self.reserved += cost;
+        self.reserved = reserved;
         Ok(())
     }
 

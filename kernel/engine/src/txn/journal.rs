@@ -18,7 +18,7 @@ use crate::format::bytes::{copy, get_u32};
 use crate::format::journal::{split_record, EntryHeader, ENTRY_HEADER, ENTRY_MAX, RECORD_HEADER};
 use crate::format::superblock::Superblock;
 use crate::types::BLOCK_SIZE;
-use aegisfs_platform::{Arc, CondVar, LockClass, Mutex, Vec};
+use aegisfs_platform::{Arc, CondVar, LockClass, Mutex, MutexGuard, Vec};
 
 /// Pending bytes at which the background should begin a checkpoint.
 const PENDING_SOFT: usize = 8 << 20;
@@ -133,24 +133,12 @@ impl Journal {
         self.epoch
     }
 
-    /// Makes room: the next `append` of `len` bytes cannot fail.
-    pub fn reserve(&self, len: usize) -> Result<()> {
-        Ok(self.inner.lock().pending.try_reserve(len + RECORD_HEADER)?)
-    }
-
-    /// Appends the record with number `number`. The caller holds the trees exclusively, which keeps
-    /// the records in order.
-    pub fn append(&self, number: u64, record: &[u8]) {
+    /// Makes room for a record of `len` bytes. The room holds the journal's lock: a leader that took
+    /// the pending records meanwhile would take the room with them.
+    pub fn reserve(&self, len: usize) -> Result<Room<'_>> {
         let mut inner = self.inner.lock();
-        if inner.pending_records == 0 {
-            inner.pending_first = number;
-        }
-        let header = (record.len() as u32).to_le_bytes();
-        // Room was made by `reserve` under the same exclusive hold.
-        let ok = inner.pending.try_extend_from_slice(&header).is_ok()
-            && inner.pending.try_extend_from_slice(record).is_ok();
-        debug_assert!(ok);
-        inner.pending_records += 1;
+        inner.pending.try_reserve(len + RECORD_HEADER)?;
+        Ok(Room(inner))
     }
 
     /// How full the journal is.
@@ -295,6 +283,25 @@ impl Journal {
             inner.pending.truncate(left);
         }
         self.done.notify_all();
+    }
+}
+
+/// Room for one record.
+pub struct Room<'a>(MutexGuard<'a, Inner>);
+
+impl Room<'_> {
+    /// Appends the record with number `number`, which is not longer than the room was made for. The
+    /// caller holds the trees exclusively, which keeps the records in order.
+    pub fn append(mut self, number: u64, record: &[u8]) {
+        let inner = &mut *self.0;
+        if inner.pending_records == 0 {
+            inner.pending_first = number;
+        }
+        let header = (record.len() as u32).to_le_bytes();
+        let ok = inner.pending.try_extend_from_slice(&header).is_ok()
+            && inner.pending.try_extend_from_slice(record).is_ok();
+        debug_assert!(ok, "the room was made");
+        inner.pending_records += 1;
     }
 }
 

@@ -312,13 +312,13 @@ impl Tx<'_> {
             self.puts,
             self.frees,
         )?;
-        fs.journal.reserve(self.record.len())?;
+        let room = fs.journal.reserve(self.record.len())?;
         if let Err(e) = apply(&mut self.state, &mut space, &self.record) {
-            drop(space);
+            drop((room, space));
             fs.fail("applying an operation", e);
             return Err(e);
         }
-        fs.journal.append(self.state.sequence, &self.record);
+        room.append(self.state.sequence, &self.record);
         self.state.sequence += 1;
         Ok(self.state.sequence)
     }
