@@ -180,6 +180,18 @@ impl Trees {
         }
     }
 
+    /// The bytes of a node that no checkpoint has written yet.
+    pub fn unwritten(&self, p: &Pointer) -> Option<&[u8]> {
+        let own = if p.birth == self.generation {
+            self.dirty.get(p.id())
+        } else if p.birth == self.frozen_generation {
+            self.frozen.get(p.id())
+        } else {
+            None
+        };
+        own.map(|b| &**b)
+    }
+
     /// Makes sure that `nodes` nodes can be made without asking for memory.
     pub fn reserve(&mut self, nodes: usize) -> Result<()> {
         self.dirty.try_reserve(nodes)?;

@@ -202,7 +202,7 @@ impl Fs {
                 if space.reserve(blocks).is_ok() {
                     return Ok(());
                 }
-                if space.unreleased() == 0 {
+                if !space.could_reserve(blocks) {
                     return Err(Error::NoSpace);
                 }
             }

@@ -17,7 +17,7 @@ pub const VALUE_MAX: usize = 65536;
 /// Longest name, in bytes (`XATTR_NAME_MAX` of Linux).
 pub const NAME_MAX: usize = 255;
 /// Parts of a value have their number in the lower bits of the key's offset.
-const BODY_SHIFT: u32 = 16;
+pub const BODY_SHIFT: u32 = 16;
 
 /// Where an attribute stands and how long its value is.
 #[derive(Clone, Copy)]

@@ -49,6 +49,53 @@ impl Bitmap {
         })
     }
 
+    /// A copy for a chunk of `bits` blocks, which are not more than this one has.
+    pub fn resized(&self, bits: u32) -> Result<Self, AllocError> {
+        let mut words = Vec::try_from_slice(&self.words)?;
+        words.truncate(bits.div_ceil(64) as usize);
+        let mut map = Self { words, bits };
+        map.close_tail();
+        Ok(map)
+    }
+
+    /// The bits, 64 to a word, past the end all set.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Marks used what is used in `other`, which is as long.
+    pub fn merge(&mut self, other: &Self) {
+        for (w, o) in self.words.iter_mut().zip(&other.words) {
+            *w |= *o;
+        }
+        self.close_tail();
+    }
+
+    /// Calls `f` with each run of blocks that are used here and free in `other`, which is as long.
+    pub fn runs_without(&self, other: &Self, f: &mut dyn FnMut(u32, u32)) {
+        let mut run: Option<(u32, u32)> = None;
+        for (i, (w, o)) in self.words.iter().zip(&other.words).enumerate() {
+            let mut rest = *w & !*o;
+            while rest != 0 {
+                let bit = rest.trailing_zeros();
+                let len = (!(rest >> bit)).trailing_zeros().min(64 - bit);
+                let from = i as u32 * 64 + bit;
+                run = match run {
+                    Some((start, n)) if start + n == from => Some((start, n + len)),
+                    Some((start, n)) => {
+                        f(start, n);
+                        Some((from, len))
+                    }
+                    None => Some((from, len)),
+                };
+                rest &= u64::MAX.checked_shl(bit + len).unwrap_or(0);
+            }
+        }
+        if let Some((start, n)) = run {
+            f(start, n);
+        }
+    }
+
     /// Bits past the end count as used.
     fn close_tail(&mut self) {
         let rest = self.bits % 64;

@@ -16,6 +16,7 @@
 //! 3. `free` is the number of clear bits over all chunks (of unusable chunks: none).
 //! 4. `reserved` blocks are promised to data that is still in the page cache.
 
+mod audit;
 mod bitmap;
 mod commit;
 
@@ -32,6 +33,7 @@ use crate::format::key::{Pointer, MAX_REPLICAS};
 use crate::types::BLOCK_SIZE;
 use aegisfs_platform::{log, Arc, LogLevel, Vec};
 
+pub use audit::Audit;
 pub use bitmap::Bitmap;
 pub use commit::{table_digest, SpaceImage, TablePage};
 
@@ -222,6 +224,12 @@ impl Space {
         }
         self.reserved = reserved;
         Ok(())
+    }
+
+    /// A promise of `blocks` of data would fit once everything unreleased is free.
+    pub fn could_reserve(&self, blocks: u64) -> bool {
+        let reserved = self.reserved.saturating_add(self.cost(blocks));
+        self.free + self.unreleased >= reserved.div_ceil(8).saturating_add(self.hard_reserve())
     }
 
     /// Takes a promise of `blocks` of data back.
@@ -449,11 +457,15 @@ impl Space {
     /// Marks blocks in use that a journal record names (recovery).
     ///
     /// # Errors
-    /// `Corrupt` when the range is outside of a chunk or its bitmap is lost.
+    /// `Corrupt` when the range is outside of a chunk.
     pub fn mark_used(&mut self, range: &Range) -> Result<()> {
         self.pool.locate(range.addr, range.blocks)?;
         let (index, block) = self.split(range.addr);
-        self.load(index)?;
+        match self.load(index) {
+            // Nothing is allocated in a chunk whose map is lost, so nothing can go wrong there.
+            Err(e) if e != Error::NoMemory => return Ok(()),
+            loaded => loaded?,
+        }
         if let Some(chunk) = self.chunks.get_mut(index) {
             if let Some(bitmap) = chunk.bitmap.as_mut() {
                 let n = bitmap.set(block, range.blocks as u32);

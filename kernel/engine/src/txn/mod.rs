@@ -192,7 +192,7 @@ impl Fs {
                 });
             }
             // What was freed becomes usable by a checkpoint; if nothing was, the volume is full.
-            if space.unreleased() == 0 || attempt == 2 {
+            if space.free() + space.unreleased() < need || attempt == 2 {
                 return Err(Error::NoSpace);
             }
             drop((space, state));

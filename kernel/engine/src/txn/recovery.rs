@@ -70,6 +70,18 @@ fn entry_at(
 /// # Errors
 /// `Corrupt` when an entry in the middle is damaged; device errors.
 pub fn read(pool: &Pool, sb: &Superblock, epoch: u64) -> Result<Replay> {
+    let replay = scan(pool, sb, epoch)?;
+    if !sb.clean {
+        refuse_later_entries(pool, sb, epoch, replay.sequence)?;
+    }
+    Ok(replay)
+}
+
+/// Reads the entries of `epoch` from the last checkpoint to the first one that is not valid.
+///
+/// # Errors
+/// `Corrupt` when entries do not follow each other; device errors.
+pub fn scan(pool: &Pool, sb: &Superblock, epoch: u64) -> Result<Replay> {
     let mut replay = Replay {
         entries: Vec::new(),
         firsts: Vec::new(),
@@ -110,9 +122,6 @@ pub fn read(pool: &Pool, sb: &Superblock, epoch: u64) -> Result<Replay> {
         replay.records = next;
         replay.entries.try_push(bytes)?;
         replay.firsts.try_push(first)?;
-    }
-    if !sb.clean {
-        refuse_later_entries(pool, sb, epoch, replay.sequence)?;
     }
     Ok(replay)
 }
