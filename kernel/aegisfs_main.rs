@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The kernel module's root crate: registers the filesystem with the VFS.
 
+mod linux;
+
 use kernel::prelude::*;
 
 module! {
@@ -12,13 +14,14 @@ module! {
     alias: ["fs-aegisfs"],
 }
 
-struct AegisFs;
+struct AegisFs {
+    _registration: linux::vfs::Registration,
+}
 
 impl kernel::Module for AegisFs {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let mut v = aegisfs_platform::Vec::<u32>::new();
-        v.try_push(aegisfs_platform::crc32(0, b"123456789")).map_err(|_| ENOMEM)?;
-        aegisfs_platform::log(aegisfs_platform::LogLevel::Info, format_args!("{:x}", v[0]));
-        Ok(Self)
+        Ok(Self {
+            _registration: linux::vfs::Registration::new()?,
+        })
     }
 }

@@ -9,6 +9,7 @@
 
 #include <linux/exportfs.h>
 #include <linux/falloc.h>
+#include <linux/filelock.h>
 #include <linux/fiemap.h>
 #include <linux/fileattr.h>
 #include <linux/fs.h>
@@ -35,3 +36,10 @@ const blk_opf_t RUST_CONST_HELPER_REQ_SYNC = REQ_SYNC;
 const blk_opf_t RUST_CONST_HELPER_REQ_PRIO = REQ_PRIO;
 const blk_opf_t RUST_CONST_HELPER_REQ_FUA = REQ_FUA;
 const blk_opf_t RUST_CONST_HELPER_REQ_PREFLUSH = REQ_PREFLUSH;
+const u32 RUST_CONST_HELPER_I_CTIME_QUERIED = I_CTIME_QUERIED;
+const unsigned long RUST_CONST_HELPER_SB_RDONLY = SB_RDONLY;
+const unsigned long RUST_CONST_HELPER_SB_POSIXACL = SB_POSIXACL;
+const unsigned long RUST_CONST_HELPER_SB_I_CGROUPWB = SB_I_CGROUPWB;
+const unsigned long RUST_CONST_HELPER_SB_I_STABLE_WRITES = SB_I_STABLE_WRITES;
+const int RUST_CONST_HELPER_IOCB_NOWAIT = IOCB_NOWAIT;
+const int RUST_CONST_HELPER_IOCB_APPEND = IOCB_APPEND;

@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* See shim.h. */
+#include <linux/bio.h>
+#include <linux/highmem.h>
+#include <linux/kthread.h>
+#include <linux/mm.h>
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
+#include <linux/slab.h>
 
 #include "shim.h"
+
+/* ---- memory */
 
 unsigned int aegisfs_nofs_save(void)
 {
@@ -15,9 +22,392 @@ void aegisfs_nofs_restore(unsigned int flags)
 	memalloc_nofs_restore(flags);
 }
 
+bool aegisfs_is_vmalloc(const void *p)
+{
+	return is_vmalloc_addr(p);
+}
+
+unsigned long aegisfs_ram_bytes(void)
+{
+	return totalram_pages() << PAGE_SHIFT;
+}
+
+/* ---- log */
+
 bool aegisfs_may_log(void)
 {
 	static DEFINE_RATELIMIT_STATE(limit, 5 * HZ, 50);
 
 	return __ratelimit(&limit);
+}
+
+int aegisfs_invalf(struct fs_context *fc, const char *text, int len)
+{
+	return invalf(fc, "%.*s", len, text);
+}
+
+void aegisfs_panic(const char *text)
+{
+	panic("aegisfs: %s\n", text);
+}
+
+/* ---- threads, work, shrinker */
+
+struct task_struct *aegisfs_kthread_create(int (*fn)(void *), void *data, const char *name,
+					   const char *id)
+{
+	return kthread_create(fn, data, "%s/%s", name, id);
+}
+
+void aegisfs_work_init(struct work_struct *work, work_func_t fn)
+{
+	INIT_WORK(work, fn);
+}
+
+bool aegisfs_work_queue(struct workqueue_struct *wq, struct work_struct *work)
+{
+	return queue_work(wq, work);
+}
+
+/*
+ * WQ_MEM_RECLAIM: writing pages back frees memory, so it must go on without
+ * any. Unbound: one item may hash megabytes.
+ */
+struct workqueue_struct *aegisfs_workqueue_create(const char *name, const char *id)
+{
+	return alloc_workqueue("%s/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name, id);
+}
+
+struct shrinker *aegisfs_shrinker_alloc(const char *id)
+{
+	return shrinker_alloc(0, "aegisfs-meta:%s", id);
+}
+
+/* ---- inode cache */
+
+struct kmem_cache *aegisfs_inode_cache_create(unsigned int size, unsigned int align,
+					      void (*ctor)(void *))
+{
+	return kmem_cache_create("aegisfs_inode", size, align,
+				 SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT, ctor);
+}
+
+void *aegisfs_inode_cache_alloc(struct super_block *sb, struct kmem_cache *cache)
+{
+	return alloc_inode_sb(sb, cache, GFP_KERNEL);
+}
+
+/* ---- inode */
+
+struct inode *aegisfs_file_inode(const struct file *f)
+{
+	return file_inode(f);
+}
+
+bool aegisfs_inode_is_new(struct inode *inode)
+{
+	return inode_state_read_once(inode) & I_NEW;
+}
+
+bool aegisfs_inode_is_dirty(struct inode *inode)
+{
+	return inode_state_read_once(inode) & I_DIRTY_ALL;
+}
+
+loff_t aegisfs_i_size_read(const struct inode *inode)
+{
+	return i_size_read(inode);
+}
+
+void aegisfs_i_size_write(struct inode *inode, loff_t size)
+{
+	i_size_write(inode, size);
+}
+
+void aegisfs_inode_lock(struct inode *inode)
+{
+	inode_lock(inode);
+}
+
+void aegisfs_inode_unlock(struct inode *inode)
+{
+	inode_unlock(inode);
+}
+
+bool aegisfs_inode_trylock(struct inode *inode)
+{
+	return inode_trylock(inode);
+}
+
+void aegisfs_inode_lock_shared(struct inode *inode)
+{
+	inode_lock_shared(inode);
+}
+
+void aegisfs_inode_unlock_shared(struct inode *inode)
+{
+	inode_unlock_shared(inode);
+}
+
+bool aegisfs_inode_trylock_shared(struct inode *inode)
+{
+	return inode_trylock_shared(inode);
+}
+
+void aegisfs_invalidate_lock(struct inode *inode)
+{
+	filemap_invalidate_lock(inode->i_mapping);
+}
+
+void aegisfs_invalidate_unlock(struct inode *inode)
+{
+	filemap_invalidate_unlock(inode->i_mapping);
+}
+
+void aegisfs_invalidate_lock_shared(struct inode *inode)
+{
+	filemap_invalidate_lock_shared(inode->i_mapping);
+}
+
+void aegisfs_invalidate_unlock_shared(struct inode *inode)
+{
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+}
+
+uid_t aegisfs_i_uid_read(const struct inode *inode)
+{
+	return i_uid_read(inode);
+}
+
+gid_t aegisfs_i_gid_read(const struct inode *inode)
+{
+	return i_gid_read(inode);
+}
+
+void aegisfs_i_uid_write(struct inode *inode, uid_t uid)
+{
+	i_uid_write(inode, uid);
+}
+
+void aegisfs_i_gid_write(struct inode *inode, gid_t gid)
+{
+	i_gid_write(inode, gid);
+}
+
+void aegisfs_acl_release(struct posix_acl *acl)
+{
+	posix_acl_release(acl);
+}
+
+void aegisfs_set_cached_link(struct inode *inode, char *link, int len)
+{
+	inode_set_cached_link(inode, link, len);
+}
+
+/*
+ * Large folios; and stable pages, because the checksum of a block is computed
+ * before it is written, and must still be right when the device reads it.
+ */
+void aegisfs_mapping_setup(struct address_space *mapping)
+{
+	mapping_set_large_folios(mapping);
+	mapping_set_stable_writes(mapping);
+}
+
+u32 aegisfs_encode_major(dev_t dev)
+{
+	return MAJOR(dev);
+}
+
+u32 aegisfs_encode_minor(dev_t dev)
+{
+	return MINOR(dev);
+}
+
+dev_t aegisfs_decode_dev(u32 major, u32 minor)
+{
+	return MKDEV(major, minor);
+}
+
+/* ---- super block */
+
+void aegisfs_sb_start_intwrite(struct super_block *sb)
+{
+	sb_start_intwrite(sb);
+}
+
+void aegisfs_sb_end_intwrite(struct super_block *sb)
+{
+	sb_end_intwrite(sb);
+}
+
+void aegisfs_sb_start_pagefault(struct super_block *sb)
+{
+	sb_start_pagefault(sb);
+}
+
+void aegisfs_sb_end_pagefault(struct super_block *sb)
+{
+	sb_end_pagefault(sb);
+}
+
+bool aegisfs_sb_rdonly(const struct super_block *sb)
+{
+	return sb_rdonly(sb);
+}
+
+void aegisfs_sb_identify(struct super_block *sb, const u8 *uuid)
+{
+	super_set_uuid(sb, uuid, UUID_SIZE);
+	super_set_sysfs_name_uuid(sb);
+}
+
+bool aegisfs_bdev_read_only(struct block_device *bdev)
+{
+	return bdev_read_only(bdev);
+}
+
+u64 aegisfs_bdev_bytes(struct block_device *bdev)
+{
+	return bdev_nr_bytes(bdev);
+}
+
+/* ---- files and directories */
+
+bool aegisfs_dir_emit_dots(struct file *file, struct dir_context *ctx)
+{
+	return dir_emit_dots(file, ctx);
+}
+
+bool aegisfs_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino,
+		      unsigned int type)
+{
+	return dir_emit(ctx, name, len, ino, type);
+}
+
+ssize_t aegisfs_generic_write_sync(struct kiocb *iocb, ssize_t count)
+{
+	return generic_write_sync(iocb, count);
+}
+
+void aegisfs_file_opened(struct file *file)
+{
+	file->f_mode |= FMODE_CAN_ODIRECT;
+}
+
+void aegisfs_file_accessed(struct file *file)
+{
+	file_accessed(file);
+}
+
+struct dentry *aegisfs_file_dentry(struct file *file)
+{
+	return file_dentry(file);
+}
+
+int aegisfs_finish_open_simple(struct file *file, int error)
+{
+	return finish_open_simple(file, error);
+}
+
+size_t aegisfs_iov_iter_count(const struct iov_iter *iter)
+{
+	return iov_iter_count(iter);
+}
+
+void aegisfs_seq_option(struct seq_file *m, const char *name, const char *value)
+{
+	seq_show_option(m, name, value);
+}
+
+void aegisfs_seq_option_u64(struct seq_file *m, const char *name, u64 value)
+{
+	seq_printf(m, ",%s=%llu", name, value);
+}
+
+unsigned int aegisfs_dio_mem_align(struct block_device *bdev)
+{
+	return bdev_dma_alignment(bdev) + 1;
+}
+
+unsigned int aegisfs_logical_block_size(struct block_device *bdev)
+{
+	return bdev_logical_block_size(bdev);
+}
+
+/* ---- page cache and bios */
+
+void *aegisfs_folio_address(struct folio *folio, size_t offset)
+{
+	return folio_address(folio) + offset;
+}
+
+loff_t aegisfs_folio_end(struct folio *folio)
+{
+	return folio_next_pos(folio);
+}
+
+size_t aegisfs_offset_in_folio(struct folio *folio, loff_t pos)
+{
+	return offset_in_folio(folio, pos);
+}
+
+/*
+ * A shared mapping may have written past the end of the file in its last page.
+ * Writeback zeroes that, but a size that grows would show it before. Only a
+ * dirty folio can hold such bytes: on the disk they are always zero.
+ */
+void aegisfs_zero_eof(struct inode *inode, loff_t eof)
+{
+	struct folio *folio;
+
+	if (!offset_in_page(eof))
+		return;
+	folio = filemap_lock_folio(inode->i_mapping, eof >> PAGE_SHIFT);
+	if (IS_ERR(folio))
+		return;
+	if (folio_test_dirty(folio)) {
+		size_t from = offset_in_folio(folio, eof);
+
+		folio_wait_stable(folio);
+		folio_zero_segment(folio, from, round_up(from, PAGE_SIZE));
+	}
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
+void aegisfs_bio_for_each_folio(struct bio *bio,
+		void (*cb)(void *ctx, struct folio *folio, size_t off, size_t len, loff_t pos),
+		void *ctx)
+{
+	struct folio_iter fi;
+
+	/* The iterator steps on before the folio that it leaves can be freed. */
+	bio_for_each_folio_all(fi, bio)
+		cb(ctx, fi.folio, fi.offset, fi.length, folio_pos(fi.folio) + fi.offset);
+}
+
+void aegisfs_bio_for_each_segment(struct bio *bio, struct bvec_iter start,
+		void (*cb)(void *ctx, void *data, size_t len), void *ctx)
+{
+	struct bvec_iter iter;
+	struct bio_vec bv;
+
+	__bio_for_each_bvec(bv, bio, iter, start)
+		cb(ctx, bvec_virt(&bv), bv.bv_len);
+}
+
+void aegisfs_bio_set_dev(struct bio *bio, struct block_device *bdev)
+{
+	bio_set_dev(bio, bdev);
+}
+
+void aegisfs_bio_clear_complete_in_task(struct bio *bio)
+{
+	bio_clear_flag(bio, BIO_COMPLETE_IN_TASK);
+}
+
+void aegisfs_bio_add_virt(struct bio *bio, void *data, unsigned int len)
+{
+	bio_add_virt_nofail(bio, data, len);
 }

@@ -9,14 +9,103 @@
 
 #include <linux/blkdev.h>
 #include <linux/fs.h>
+#include <linux/fs_context.h>
+#include <linux/iomap.h>
 #include <linux/pagemap.h>
+#include <linux/posix_acl.h>
+#include <linux/seq_file.h>
+#include <linux/shrinker.h>
 #include <linux/workqueue.h>
 
 /* memory */
 unsigned int	aegisfs_nofs_save(void);
 void		aegisfs_nofs_restore(unsigned int flags);
+bool		aegisfs_is_vmalloc(const void *p);
+unsigned long	aegisfs_ram_bytes(void);
 
 /* log */
 bool		aegisfs_may_log(void);
+int		aegisfs_invalf(struct fs_context *fc, const char *text, int len);
+void		aegisfs_panic(const char *text) __noreturn;
+
+/* threads, work, shrinker */
+struct task_struct *aegisfs_kthread_create(int (*fn)(void *), void *data, const char *name,
+					   const char *id);
+void		aegisfs_work_init(struct work_struct *work, work_func_t fn);
+bool		aegisfs_work_queue(struct workqueue_struct *wq, struct work_struct *work);
+struct workqueue_struct *aegisfs_workqueue_create(const char *name, const char *id);
+struct shrinker *aegisfs_shrinker_alloc(const char *id);
+
+/* inode cache */
+struct kmem_cache *aegisfs_inode_cache_create(unsigned int size, unsigned int align,
+					      void (*ctor)(void *));
+void	       *aegisfs_inode_cache_alloc(struct super_block *sb, struct kmem_cache *cache);
+
+/* inode */
+struct inode   *aegisfs_file_inode(const struct file *f);
+bool		aegisfs_inode_is_new(struct inode *inode);
+bool		aegisfs_inode_is_dirty(struct inode *inode);
+loff_t		aegisfs_i_size_read(const struct inode *inode);
+void		aegisfs_i_size_write(struct inode *inode, loff_t size);
+void		aegisfs_inode_lock(struct inode *inode);
+void		aegisfs_inode_unlock(struct inode *inode);
+bool		aegisfs_inode_trylock(struct inode *inode);
+void		aegisfs_inode_lock_shared(struct inode *inode);
+void		aegisfs_inode_unlock_shared(struct inode *inode);
+bool		aegisfs_inode_trylock_shared(struct inode *inode);
+void		aegisfs_invalidate_lock(struct inode *inode);
+void		aegisfs_invalidate_unlock(struct inode *inode);
+void		aegisfs_invalidate_lock_shared(struct inode *inode);
+void		aegisfs_invalidate_unlock_shared(struct inode *inode);
+uid_t		aegisfs_i_uid_read(const struct inode *inode);
+gid_t		aegisfs_i_gid_read(const struct inode *inode);
+void		aegisfs_i_uid_write(struct inode *inode, uid_t uid);
+void		aegisfs_i_gid_write(struct inode *inode, gid_t gid);
+void		aegisfs_acl_release(struct posix_acl *acl);
+void		aegisfs_set_cached_link(struct inode *inode, char *link, int len);
+void		aegisfs_mapping_setup(struct address_space *mapping);
+u32		aegisfs_encode_major(dev_t dev);
+u32		aegisfs_encode_minor(dev_t dev);
+dev_t		aegisfs_decode_dev(u32 major, u32 minor);
+
+/* super block */
+void		aegisfs_sb_start_intwrite(struct super_block *sb);
+void		aegisfs_sb_end_intwrite(struct super_block *sb);
+void		aegisfs_sb_start_pagefault(struct super_block *sb);
+void		aegisfs_sb_end_pagefault(struct super_block *sb);
+bool		aegisfs_sb_rdonly(const struct super_block *sb);
+void		aegisfs_sb_identify(struct super_block *sb, const u8 *uuid);
+bool		aegisfs_bdev_read_only(struct block_device *bdev);
+u64		aegisfs_bdev_bytes(struct block_device *bdev);
+
+/* files and directories */
+bool		aegisfs_dir_emit_dots(struct file *file, struct dir_context *ctx);
+bool		aegisfs_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino,
+				 unsigned int type);
+ssize_t		aegisfs_generic_write_sync(struct kiocb *iocb, ssize_t count);
+void		aegisfs_file_opened(struct file *file);
+void		aegisfs_file_accessed(struct file *file);
+struct dentry  *aegisfs_file_dentry(struct file *file);
+int		aegisfs_finish_open_simple(struct file *file, int error);
+size_t		aegisfs_iov_iter_count(const struct iov_iter *iter);
+void		aegisfs_seq_option(struct seq_file *m, const char *name, const char *value);
+void		aegisfs_seq_option_u64(struct seq_file *m, const char *name, u64 value);
+unsigned int	aegisfs_dio_mem_align(struct block_device *bdev);
+unsigned int	aegisfs_logical_block_size(struct block_device *bdev);
+
+/* page cache and bios */
+void	       *aegisfs_folio_address(struct folio *folio, size_t offset);
+loff_t		aegisfs_folio_end(struct folio *folio);
+size_t		aegisfs_offset_in_folio(struct folio *folio, loff_t pos);
+void		aegisfs_zero_eof(struct inode *inode, loff_t eof);
+void		aegisfs_bio_for_each_folio(struct bio *bio,
+			void (*cb)(void *ctx, struct folio *folio, size_t off, size_t len,
+				   loff_t pos),
+			void *ctx);
+void		aegisfs_bio_for_each_segment(struct bio *bio, struct bvec_iter start,
+			void (*cb)(void *ctx, void *data, size_t len), void *ctx);
+void		aegisfs_bio_set_dev(struct bio *bio, struct block_device *bdev);
+void		aegisfs_bio_clear_complete_in_task(struct bio *bio);
+void		aegisfs_bio_add_virt(struct bio *bio, void *data, unsigned int len);
 
 #endif

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Preallocation, holes and zeroed ranges.
+
+use super::file::inode_of;
+use super::inode::Inode;
+use super::map::BLOCK;
+use crate::linux::ffi::bindings;
+use aegisfs_engine::FILE_SIZE_MAX;
+use kernel::error::{code::*, to_result, Result};
+use kernel::ffi::{c_int, c_long};
+
+const KEEP_SIZE: u32 = bindings::FALLOC_FL_KEEP_SIZE;
+const PUNCH_HOLE: u32 = bindings::FALLOC_FL_PUNCH_HOLE;
+const ZERO_RANGE: u32 = bindings::FALLOC_FL_ZERO_RANGE;
+
+enum What {
+    Allocate,
+    Punch,
+    Zero,
+}
+
+pub(super) unsafe extern "C" fn fallocate(
+    file: *mut bindings::file,
+    mode: c_int,
+    offset: i64,
+    len: i64,
+) -> c_long {
+    let keep_size = mode as u32 & KEEP_SIZE != 0;
+    let what = match mode as u32 & !KEEP_SIZE {
+        0 => What::Allocate,
+        PUNCH_HOLE if keep_size => What::Punch,
+        ZERO_RANGE => What::Zero,
+        _ => return EOPNOTSUPP.to_errno() as c_long,
+    };
+    // SAFETY: The VFS passes a file that is open for writing, and a range that it has checked.
+    let result = unsafe { run(file, what, keep_size, offset as u64, len as u64) };
+    match result {
+        Ok(()) => 0,
+        Err(e) => e.to_errno() as c_long,
+    }
+}
+
+/// # Safety
+/// `file` is an open file of ours.
+unsafe fn run(
+    file: *mut bindings::file,
+    what: What,
+    keep_size: bool,
+    offset: u64,
+    len: u64,
+) -> Result {
+    let end = offset.checked_add(len).ok_or(EFBIG)?;
+    if end > FILE_SIZE_MAX {
+        return Err(EFBIG);
+    }
+    // SAFETY: By contract.
+    let inode = unsafe { inode_of(file) };
+    let _lock = inode.lock();
+    inode.wait_for_direct_io();
+    // SAFETY: By contract; locked.
+    to_result(unsafe { bindings::file_modified(file) })?;
+    let size = inode.size();
+    let grows = !keep_size && end > size;
+    if grows {
+        // SAFETY: Alive and locked.
+        to_result(unsafe { bindings::inode_newsize_ok(inode.raw(), end as i64) })?;
+        inode.before_growth()?;
+    }
+    let volume = inode.volume();
+    if let What::Punch | What::Zero = what {
+        punch(inode, offset, end)?;
+    }
+    if let What::Allocate | What::Zero = what {
+        let attr = {
+            let mut content = inode.state().commit.lock();
+            // Before it has: content must not be moved into the inode meanwhile.
+            content.has_blocks = true;
+            volume.fs.fallocate(inode.ino(), offset, len, true)
+        };
+        let attr = attr.map_err(|e| volume.errno(e))?;
+        inode.content_changed(&attr);
+    }
+    if grows {
+        let attr = {
+            let _content = inode.state().commit.lock();
+            volume.fs.set_size(inode.ino(), end)
+        };
+        let attr = attr.map_err(|e| volume.errno(e))?;
+        inode.content_changed(&attr);
+        inode.set_size(end);
+    }
+    Ok(())
+}
+
+/// Makes a range a hole, in the page cache and below.
+fn punch(inode: &Inode, offset: u64, end: u64) -> Result {
+    let volume = inode.volume();
+    let _faults = inode.invalidate_lock();
+    // The engine zeroes the blocks at the ends as they are stored: what is newer has to be there.
+    for at in [offset, end] {
+        if at % BLOCK != 0 {
+            let start = at - at % BLOCK;
+            inode.write_and_wait(start, start + BLOCK - 1)?;
+        }
+    }
+    inode.drop_pages(offset, end.saturating_sub(1));
+    inode.release_reserved(offset.div_ceil(BLOCK)..end / BLOCK);
+    let attr = {
+        let _content = inode.state().commit.lock();
+        volume
+            .fs
+            .punch(inode.ino(), offset, end.saturating_sub(offset))
+    };
+    let attr = attr.map_err(|e| volume.errno(e))?;
+    inode.content_changed(&attr);
+    Ok(())
+}
+
+impl Inode {
+    /// Before the file grows by other means than a write: what was written behind the size that
+    /// the engine knows has to be there before it knows a larger one, or a crash would leave zeros
+    /// in its place. `i_rwsem` is held exclusively.
+    pub(super) fn before_growth(&self) -> Result {
+        let size = self.size();
+        self.zero_past(size);
+        let stored = self
+            .state()
+            .stored_size
+            .load(core::sync::atomic::Ordering::Relaxed);
+        if stored < size {
+            self.write_and_wait(stored, size.saturating_sub(1))?;
+        }
+        Ok(())
+    }
+}
+

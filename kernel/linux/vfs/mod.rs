@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The VFS side: every callback that the kernel's filesystem layer makes.
+//!
+//! Locks, outermost first; the engine's own come after all of them:
+//!
+//! 1. `i_rwsem` (the VFS takes it for directories; `file`, `attr` and `fallocate` for files)
+//! 2. the mapping's `invalidate_lock`
+//! 3. folio locks
+//! 4. an inode's commit lock (`inode::State::commit`)
+//! 5. an inode's set of reserved blocks (`inode::State::reserved`): nothing is called under it
+//!
+//! Engine calls may sleep and do I/O, so none is made from interrupts, and none from the work
+//! queues that other filesystems share. The engine never calls back.
+
+mod acl;
+mod attr;
+mod context;
+mod dio;
+mod dir;
+mod export;
+mod fallocate;
+mod file;
+mod fileattr;
+mod inode;
+mod ioctl;
+mod map;
+mod namei;
+mod new;
+mod options;
+mod read;
+mod reserve;
+mod superblock;
+mod volume;
+mod write;
+mod writeback;
+mod xattr;
+
+pub(crate) use superblock::Registration;

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Reading: into the page cache and directly. No byte reaches a reader that was not verified.
+//!
+//! A read takes a guard and a mapping ([`super::map`]), the device fills the pages, and a worker
+//! compares each block with the checksum that the file now has for the place that was read. Where
+//! they differ, or the file has moved on, the engine reads that block again, from any replica, with
+//! a mapping of now. What it cannot give is an error for that block and no other.
+
+use super::inode::Inode;
+use super::map::{read_map, ReadMap, BLOCK, READ_OPS};
+use crate::linux::ffi::bindings;
+use crate::linux::ffi::bio::{bio_error, for_each_folio, for_each_segment, FolioRange, Ioend};
+use crate::linux::ffi::table::{CStruct, Table};
+use crate::linux::ffi::task::{Runnable, Work};
+use aegisfs_engine::{BLOCK_SHIFT, BLOCK_SIZE};
+use aegisfs_platform::{crc32, log, LogLevel, NofsScope};
+use core::mem::offset_of;
+use core::ptr::null_mut;
+use kernel::alloc::{flags::GFP_KERNEL, KBox};
+use kernel::error::{code::*, Result};
+use kernel::ffi::c_int;
+use kernel::sync::Arc;
+
+/// Checksums that are fetched at a time.
+const SUMS: usize = 64;
+
+/// Compares blocks with their checksums, and repairs.
+struct Verifier<'a> {
+    inode: &'a Inode,
+    /// What was read; `None` when the device failed, and every block has to be read again.
+    map: Option<&'a ReadMap>,
+    /// First block that will not be asked for.
+    end: u64,
+    /// Checksums of the blocks from `first` on, `filled` of them, of `asked`.
+    sums: [u32; SUMS],
+    first: u64,
+    asked: u64,
+    filled: u64,
+}
+
+impl<'a> Verifier<'a> {
+    fn new(inode: &'a Inode, map: Option<&'a ReadMap>, end: u64) -> Self {
+        Self {
+            inode,
+            map,
+            end,
+            sums: [0; SUMS],
+            first: 0,
+            asked: 0,
+            filled: 0,
+        }
+    }
+
+    /// The checksum of `block`, if the file still has it where it was read.
+    fn sum(&mut self, block: u64) -> Option<u32> {
+        let map = self.map?;
+        if block < self.first || block >= self.first.saturating_add(self.asked) {
+            self.first = block;
+            self.asked = self.end.saturating_sub(block).clamp(1, SUMS as u64);
+            let out = self.sums.get_mut(..self.asked as usize)?;
+            self.filled = self
+                .inode
+                .volume()
+                .fs
+                .sums(self.inode.ino(), block, map.at(block), out)
+                .unwrap_or(0) as u64;
+        }
+        let index = block - self.first;
+        if index >= self.filled {
+            return None;
+        }
+        self.sums.get(index as usize).copied()
+    }
+
+    /// `data` is, or becomes, the verified content of `block`.
+    fn check(&mut self, block: u64, data: &mut [u8]) -> Result {
+        if self.sum(block).is_some_and(|sum| crc32(0, data) == sum) {
+            return Ok(());
+        }
+        reread(self.inode, block, data)
+    }
+}
+
+/// Reads one block through the engine, which verifies, heals and reports.
+fn reread(inode: &Inode, block: u64, data: &mut [u8]) -> Result {
+    let volume = inode.volume();
+    volume
+        .fs
+        .read_block(inode.ino(), block, data)
+        .map_err(|e| {
+            log(
+                LogLevel::Error,
+                format_args!(
+                    "inode {}: reading the block at byte {}: {}",
+                    inode.ino(),
+                    block.saturating_mul(BLOCK),
+                    e
+                ),
+            );
+            volume.errno(e)
+        })
+}
+
+/// Reports each block of a range of a folio, successes that follow each other together.
+fn finish_range(range: FolioRange<'_>, mut check: impl FnMut(u64, &mut [u8]) -> Result) {
+    let mut good = 0..0;
+    let first = range.pos >> BLOCK_SHIFT;
+    let blocks = range.data.len() / BLOCK_SIZE;
+    for i in 0..blocks {
+        let at = i * BLOCK_SIZE;
+        let result = match range.data.get_mut(at..at + BLOCK_SIZE) {
+            Some(data) => check(first.saturating_add(i as u64), data),
+            None => Err(EIO),
+        };
+        match result {
+            Ok(()) => good.end = at + BLOCK_SIZE,
+            Err(e) => {
+                // SAFETY: Each byte once, in order; the data is not touched any more.
+                unsafe {
+                    if good.end > good.start {
+                        range.finish_read(good.start, good.end - good.start, 0);
+                    }
+                    range.finish_read(at, BLOCK_SIZE, e.to_errno());
+                }
+                good = at + BLOCK_SIZE..at + BLOCK_SIZE;
+            }
+        }
+    }
+    if good.end > good.start {
+        // SAFETY: As above. The folio may be gone after this, and is not looked at any more.
+        unsafe { range.finish_read(good.start, good.end - good.start, 0) }
+    }
+}
+
+/// A read in flight.
+struct ReadIo {
+    work: Work,
+    map: Arc<ReadMap>,
+    ioend: Ioend,
+    /// Where the payload starts in the bio's table.
+    start: bindings::bvec_iter,
+}
+
+impl Runnable for ReadIo {
+    fn work(this: *mut Self) -> *mut Work {
+        this.wrapping_byte_add(offset_of!(Self, work)).cast()
+    }
+
+    fn from_work(work: *mut Work) -> *mut Self {
+        work.wrapping_byte_sub(offset_of!(Self, work)).cast()
+    }
+
+    unsafe fn run(this: *mut Self) {
+        // SAFETY: By contract the object is ours; it was made by `KBox::into_raw`.
+        let io = unsafe { KBox::from_raw(this) };
+        let _nofs = NofsScope::enter();
+        io.complete();
+    }
+}
+
+impl ReadIo {
+    fn complete(&self) {
+        let bio = self.ioend.bio();
+        // SAFETY: The bio is complete, and ours until it is finished. The inode lives as long as
+        // its folios are locked, or the direct I/O is not finished.
+        let (inode, failed) = unsafe { (Inode::of(self.ioend.inode()), bio_error(bio) != 0) };
+        let map = (!failed).then_some(&*self.map);
+        let len = u64::from(self.start.bi_size);
+        let first = self.ioend.offset() >> BLOCK_SHIFT;
+        let end = first.saturating_add(len.div_ceil(BLOCK));
+        let mut verifier = Verifier::new(inode, map, end);
+        if self.ioend.is_direct() {
+            let mut block = first;
+            let mut error = 0;
+            // SAFETY: Complete; a bounce buffer that nobody else has. The last use of the ioend.
+            unsafe {
+                for_each_segment(bio, self.start, |segment| {
+                    for data in segment.chunks_exact_mut(BLOCK_SIZE) {
+                        if let Err(e) = verifier.check(block, data) {
+                            error = e.to_errno();
+                        }
+                        block = block.saturating_add(1);
+                    }
+                });
+                self.ioend.finish(error);
+            }
+        } else {
+            // SAFETY: Complete, made of locked folios that are not up to date: nobody else reads
+            // or writes them. The bio is put once.
+            unsafe {
+                for_each_folio(bio, |range| {
+                    finish_range(range, |block, data| verifier.check(block, data));
+                });
+                bindings::bio_put(bio);
+            }
+        }
+    }
+}
+
+unsafe extern "C" fn end_io(bio: *mut bindings::bio) {
+    // SAFETY: Set by `submit` only: the bio is part of an ioend, which carries a `ReadIo`. The
+    // inode lives until the read is finished.
+    unsafe {
+        let io = Ioend::from_bio(bio).private().cast::<ReadIo>();
+        let inode = Inode::of((*io).ioend.inode());
+        inode.volume().read_queue.queue(io);
+    }
+}
+
+/// Attaches what completion needs to a bio that is ready to be submitted.
+///
+/// # Safety
+/// `bio` is from `iomap_ioend_bioset`, filled for a read at byte `pos` of the inode from the mapping
+/// `iomap`, and not submitted.
+unsafe fn prepare(
+    inode: *mut bindings::inode,
+    iomap: &bindings::iomap,
+    bio: *mut bindings::bio,
+    pos: i64,
+    flags: u16,
+) -> Result<Ioend> {
+    // SAFETY: By contract, throughout.
+    unsafe {
+        let start = (*bio).bi_iter;
+        let ioend = Ioend::from_raw(bindings::iomap_init_ioend(inode, bio, pos, flags)).ok_or(EIO)?;
+        let map = read_map(iomap).ok_or(EIO)?;
+        let io = KBox::new(
+            ReadIo {
+                work: Work::new(),
+                map,
+                ioend,
+                start,
+            },
+            GFP_KERNEL,
+        )?;
+        ioend.set_private(KBox::into_raw(io).cast());
+        Ok(ioend)
+    }
+}
+
+// ---- page cache
+
+/// Submits a bio of folios.
+unsafe extern "C" fn submit_read(
+    iter: *const bindings::iomap_iter,
+    ctx: *mut bindings::iomap_read_folio_ctx,
+) {
+    let _nofs = NofsScope::enter();
+    // SAFETY: iomap passes the bio that its own function has filled from this mapping.
+    unsafe {
+        let bio = (*ctx).read_ctx.cast::<bindings::bio>();
+        let pos = (*ctx).read_ctx_file_offset;
+        match prepare((*iter).inode, &(*iter).iomap, bio, pos, 0) {
+            Ok(_) => bindings::iomap_bio_submit_read_endio(iter, ctx, Some(end_io)),
+            Err(_) => {
+                // No memory for the asynchronous way.
+                (*ctx).read_ctx = null_mut();
+                let inode = Inode::of((*iter).inode);
+                for_each_folio(bio, |range| {
+                    finish_range(range, |block, data| reread(inode, block, data));
+                });
+                bindings::bio_put(bio);
+            }
+        }
+    }
+}
+
+/// Adds a range of a folio to the bio, or fills it at once where there is nothing to read from a
+/// device.
+unsafe extern "C" fn read_folio_range(
+    iter: *const bindings::iomap_iter,
+    ctx: *mut bindings::iomap_read_folio_ctx,
+    len: usize,
+) -> c_int {
+    // SAFETY: iomap passes a locked folio that the range lies in, which it reads for us.
+    unsafe {
+        if (*iter).iomap.flags & bindings::IOMAP_F_PRIVATE as u16 == 0 {
+            return bindings::iomap_bio_read_folio_range(iter, ctx, len);
+        }
+        let _nofs = NofsScope::enter();
+        let (folio, pos) = ((*ctx).cur_folio, (*iter).pos);
+        let inode = Inode::of((*iter).inode);
+        let offset = bindings::aegisfs_offset_in_folio(folio, pos);
+        let error = match fill_folio(inode, folio, pos, len) {
+            Ok(()) => 0,
+            Err(e) => e.to_errno(),
+        };
+        bindings::iomap_finish_folio_read(folio, offset, len, error);
+    }
+    0
+}
+
+/// Fills whole blocks of a folio through the engine.
+///
+/// # Safety
+/// The folio is locked, holds the range, and nobody reads that part of it.
+unsafe fn fill_folio(
+    inode: &Inode,
+    folio: *mut bindings::folio,
+    pos: i64,
+    len: usize,
+) -> Result {
+    // SAFETY: By contract.
+    let data = unsafe {
+        let offset = bindings::aegisfs_offset_in_folio(folio, pos);
+        let address = bindings::aegisfs_folio_address(folio, offset).cast::<u8>();
+        core::slice::from_raw_parts_mut(address, len)
+    };
+    let first = (pos as u64) >> BLOCK_SHIFT;
+    for (i, block) in data.chunks_exact_mut(BLOCK_SIZE).enumerate() {
+        reread(inode, first.saturating_add(i as u64), block)?;
+    }
+    Ok(())
+}
+
+/// Reads what a write of less than a block leaves of it.
+pub(super) unsafe extern "C" fn read_for_write(
+    iter: *const bindings::iomap_iter,
+    folio: *mut bindings::folio,
+    pos: i64,
+    len: usize,
+) -> c_int {
+    let _nofs = NofsScope::enter();
+    // SAFETY: iomap passes a locked folio, of which the range is not up to date.
+    match unsafe { fill_folio(Inode::of((*iter).inode), folio, pos, len) } {
+        Ok(()) => 0,
+        Err(e) => e.to_errno(),
+    }
+}
+
+static FOLIO_OPS: Table<bindings::iomap_read_ops> = Table::new(bindings::iomap_read_ops {
+    read_folio_range: Some(read_folio_range),
+    submit_read: Some(submit_read),
+    bio_set: &raw mut bindings::iomap_ioend_bioset,
+});
+
+pub(super) unsafe extern "C" fn read_folio(
+    _file: *mut bindings::file,
+    folio: *mut bindings::folio,
+) -> c_int {
+    let mut ctx = bindings::iomap_read_folio_ctx {
+        ops: FOLIO_OPS.get(),
+        cur_folio: folio,
+        ..CStruct::ZERO
+    };
+    // SAFETY: The VFS passes a locked folio of a file of ours.
+    unsafe { bindings::iomap_read_folio(READ_OPS.get(), &mut ctx, null_mut()) };
+    0
+}
+
+pub(super) unsafe extern "C" fn readahead(control: *mut bindings::readahead_control) {
+    let mut ctx = bindings::iomap_read_folio_ctx {
+        ops: FOLIO_OPS.get(),
+        rac: control,
+        ..CStruct::ZERO
+    };
+    // SAFETY: The VFS passes a range of locked folios of a file of ours.
+    unsafe { bindings::iomap_readahead(READ_OPS.get(), &mut ctx, null_mut()) };
+}
+
+// ---- direct
+
+/// Submits a bio of a direct read, which goes through a bounce buffer: the reader's memory sees
+/// verified bytes only.
+pub(super) unsafe extern "C" fn submit_direct(
+    iter: *const bindings::iomap_iter,
+    bio: *mut bindings::bio,
+    pos: i64,
+) {
+    // SAFETY: iomap passes a bio from the set that `dio` names, filled from this mapping.
+    unsafe {
+        let flags = bindings::IOMAP_IOEND_DIRECT as u16;
+        match prepare((*iter).inode, &(*iter).iomap, bio, pos, flags) {
+            Ok(_) => {
+                (*bio).bi_end_io = Some(end_io);
+                bindings::submit_bio(bio);
+            }
+            Err(e) => {
+                (*bio).bi_status = bindings::errno_to_blk_status(e.to_errno());
+                bindings::iomap_dio_bio_end_io(bio);
+            }
+        }
+    }
+}

@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Writing data: dirty pages and direct writes take the same way from here on.
+//!
+//! 1. Blocks get their place (`alloc_data`) and their checksums just before they are submitted;
+//!    what has no room in one piece is split.
+//! 2. The device writes them, in every replica.
+//! 3. A worker commits them (`commit_data`): only now does the file consist of them. Then the
+//!    reservation is given back and the pages are clean.
+//!
+//! A crash before 3 leaves the file as it was. A small file's only block is not written at all:
+//! its content goes into the commit (`commit_inline`).
+//!
+//! Nothing here may fail for lack of space: each block came with a reservation.
+
+use super::inode::Inode;
+use super::map::BLOCK;
+use super::volume::Volume;
+use crate::linux::ffi::bindings;
+use crate::linux::ffi::bio::{bio_error, for_each_segment, Ioend};
+use crate::linux::ffi::table::{CStruct, Table};
+use crate::linux::ffi::task::{Runnable, Work};
+use aegisfs_engine::{DataRun, BLOCK_SHIFT, BLOCK_SIZE};
+use aegisfs_platform::{crc32, log, LogLevel, NofsScope, Vec};
+use core::mem::offset_of;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use kernel::alloc::{flags::GFP_KERNEL, KBox};
+use kernel::error::{code::*, Error, Result};
+use kernel::ffi::c_int;
+
+/// Blocks of one run at most: bounds the checksums that are kept, and spreads the work over
+/// workers.
+const RUN_MAX: u32 = 1024;
+const SECTOR_SHIFT: u32 = 9;
+
+/// Log lines go through the platform's rate limit: a device that fails does it often.
+macro_rules! note {
+    ($level:ident, $($arg:tt)*) => {
+        log(LogLevel::$level, format_args!($($arg)*))
+    };
+}
+
+/// What is to be committed when the I/O is done.
+enum Payload {
+    /// Blocks in a place of their own, with their checksums.
+    Data { run: DataRun, sums: Vec<u32> },
+    /// The first bytes of the block, to be stored inline.
+    Inline { len: usize },
+}
+
+/// A write in flight. Owned by its bios, then by a worker.
+struct WriteIo {
+    work: Work,
+    ioend: Ioend,
+    /// `None` once it is committed or given back.
+    payload: Option<Payload>,
+    /// First block in the file, and how many.
+    block: u64,
+    blocks: u32,
+    /// The file has at least this many bytes afterwards.
+    size: u64,
+    /// Bios that are not complete, and one for the submitter.
+    pending: AtomicU32,
+    /// Replicas that were written.
+    written: AtomicU32,
+    /// The error of one that was not.
+    error: AtomicI32,
+}
+
+impl WriteIo {
+    fn inode(&self) -> &Inode {
+        // SAFETY: The inode lives until the ioend is finished.
+        unsafe { Inode::of(self.ioend.inode()) }
+    }
+
+    /// Makes it the write of `ioend`.
+    fn cover(&mut self, ioend: Ioend) {
+        self.ioend = ioend;
+        self.block = ioend.offset() >> BLOCK_SHIFT;
+        self.blocks = ioend.payload() >> BLOCK_SHIFT;
+        self.size = ioend.offset().saturating_add(ioend.size());
+    }
+
+    /// One replica is done, or failed.
+    ///
+    /// # Safety
+    /// `this` is alive, and the caller does not use it after the call.
+    unsafe fn put(this: *mut Self, error: i32) {
+        // SAFETY: By contract. The last one hands it to a worker.
+        unsafe {
+            if error == 0 {
+                (*this).written.fetch_add(1, Ordering::Relaxed);
+            } else {
+                (*this).error.store(error, Ordering::Relaxed);
+            }
+            if (*this).pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+                (*this).inode().volume().write_queue.queue(this);
+            }
+        }
+    }
+}
+
+impl Runnable for WriteIo {
+    fn work(this: *mut Self) -> *mut Work {
+        this.wrapping_byte_add(offset_of!(Self, work)).cast()
+    }
+
+    fn from_work(work: *mut Work) -> *mut Self {
+        work.wrapping_byte_sub(offset_of!(Self, work)).cast()
+    }
+
+    unsafe fn run(this: *mut Self) {
+        // SAFETY: By contract the object is ours; it was made by `KBox::into_raw`.
+        let io = unsafe { KBox::from_raw(this) };
+        let _nofs = NofsScope::enter();
+        complete(io);
+    }
+}
+
+/// Commits what was written and ends the I/O.
+fn complete(mut io: KBox<WriteIo>) {
+    let result = match io.payload.take() {
+        Some(Payload::Inline { len }) => match commit_inline(&io, len) {
+            Ok(true) => Ok(()),
+            // The file has outgrown its inode: its block is written after all.
+            Ok(false) => return write_out(io),
+            Err(e) => Err(e),
+        },
+        Some(Payload::Data { run, sums }) => commit_data(&io, run, &sums),
+        None => Err(EIO),
+    };
+    let error = result.err().map_or(0, |e| e.to_errno());
+    io.inode().return_taken(u64::from(io.blocks));
+    // SAFETY: Complete; its last use.
+    unsafe { io.ioend.finish(error) };
+}
+
+fn commit_data(io: &WriteIo, run: DataRun, sums: &[u32]) -> Result {
+    let inode = io.inode();
+    let volume = inode.volume();
+    let error = io.error.load(Ordering::Relaxed);
+    if io.written.load(Ordering::Acquire) == 0 {
+        volume.fs.abort_data(run);
+        note!(Error, "inode {}: the device did not write {} blocks at byte {}",
+            inode.ino(),
+            io.blocks,
+            io.block.saturating_mul(BLOCK)
+        );
+        return Err(Error::from_errno(if error == 0 { EIO.to_errno() } else { error }));
+    }
+    if error != 0 {
+        // Readers will find the checksum wrong there and repair it from the other replica.
+        note!(Warning, "inode {}: one replica was not written", inode.ino());
+    }
+    let mut content = inode.state().commit.lock();
+    content.has_blocks = true;
+    let result = volume
+        .fs
+        .commit_data(inode.ino(), io.block, run, sums, io.size, None);
+    drop(content);
+    result.map_err(|e| {
+        note!(Error, "inode {}: storing where data was written: {}", inode.ino(), e);
+        volume.errno(e)
+    })?;
+    let state = inode.state();
+    state.stored_size.fetch_max(io.size, Ordering::Relaxed);
+    state.blocks_stale.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// Stores a small file's content. `false` if the file has blocks by now.
+fn commit_inline(io: &WriteIo, len: usize) -> Result<bool> {
+    let inode = io.inode();
+    let volume = inode.volume();
+    let content = inode.state().commit.lock();
+    if content.has_blocks {
+        return Ok(false);
+    }
+    let mut result = Err(EIO);
+    // SAFETY: Not submitted, and its page is under writeback: it does not change.
+    unsafe {
+        let bio = io.ioend.bio();
+        for_each_segment(bio, (*bio).bi_iter, |segment| {
+            if let Some(bytes) = segment.get(..len) {
+                result = volume
+                    .fs
+                    .commit_inline(inode.ino(), bytes, None)
+                    .map_err(|e| {
+                        note!(Error, "inode {}: storing its content: {}", inode.ino(), e);
+                        volume.errno(e)
+                    });
+            }
+        });
+    }
+    drop(content);
+    result?;
+    inode.state().stored_size.store(len as u64, Ordering::Relaxed);
+    inode.state().blocks_stale.store(true, Ordering::Release);
+    Ok(true)
+}
+
+/// Gives the block of an inline write a place, and writes it.
+fn write_out(mut io: KBox<WriteIo>) {
+    match allocate(io.inode(), io.ioend, io.block, io.blocks) {
+        Ok((run, sums)) if run.blocks == io.blocks => {
+            io.payload = Some(Payload::Data { run, sums });
+            submit(io);
+        }
+        other => {
+            let inode = io.inode();
+            let error = match other {
+                // Fewer blocks than the one that was asked for cannot be.
+                Ok((run, _)) => {
+                    inode.volume().fs.abort_data(run);
+                    EIO
+                }
+                Err(e) => e,
+            };
+            inode.return_taken(u64::from(io.blocks));
+            // SAFETY: Not submitted; its last use.
+            unsafe { io.ioend.finish(error.to_errno()) };
+        }
+    }
+}
+
+/// A place for at most `blocks` blocks of the ioend, and the checksums of as many as it has room
+/// for.
+fn allocate(
+    inode: &Inode,
+    ioend: Ioend,
+    block: u64,
+    blocks: u32,
+) -> Result<(DataRun, Vec<u32>)> {
+    let volume = inode.volume();
+    let mut sums = Vec::try_with_capacity(blocks.min(RUN_MAX) as usize).map_err(|_| ENOMEM)?;
+    let run = volume
+        .fs
+        .alloc_data(inode.ino(), block, blocks.min(RUN_MAX))
+        .map_err(|e| {
+            note!(Error, "inode {}: no place for data: {}", inode.ino(), e);
+            volume.errno(e)
+        })?;
+    let want = run.blocks.min(blocks) as usize;
+    let bio = ioend.bio();
+    // SAFETY: Not submitted; the pages are under writeback or belong to the write.
+    unsafe {
+        let mut iter = (*bio).bi_iter;
+        iter.bi_size = iter.bi_size.min((want as u32) << BLOCK_SHIFT);
+        for_each_segment(bio, iter, |segment| {
+            for data in segment.chunks_exact(BLOCK_SIZE) {
+                // The room is there; a short list is noticed below.
+                let _ = sums.try_push(crc32(0, data));
+            }
+        });
+    }
+    if sums.len() != want || want == 0 || run.at.is_empty() {
+        volume.fs.abort_data(run);
+        return Err(EIO);
+    }
+    Ok((run, sums))
+}
+
+/// Submits a write whose place is known, to every replica.
+fn submit(io: KBox<WriteIo>) {
+    let volume: *const Volume = io.inode().volume();
+    let ioend = io.ioend;
+    let Some(Payload::Data { run, .. }) = &io.payload else {
+        return complete(io);
+    };
+    let mut places = [None; 4];
+    for (place, at) in places.iter_mut().zip(&run.at) {
+        // SAFETY: The volume outlives its I/O.
+        *place = unsafe { &*volume }.bdev(at.device).map(|b| (b, at.offset));
+    }
+    let this = KBox::into_raw(io);
+    // SAFETY: The object is ours until its last bio is complete, for which the submitter holds a
+    // count. The main bio stays until the ioend is finished, so the copies may use its table.
+    unsafe {
+        (*this).pending.store(1, Ordering::Relaxed);
+        let bio = ioend.bio();
+        for (bdev, offset) in places.iter().skip(1).flatten() {
+            let copy = bindings::bio_alloc_clone(
+                bdev.raw(),
+                bio,
+                bindings::GFP_NOFS,
+                &raw mut bindings::fs_bio_set,
+            );
+            if copy.is_null() {
+                (*this).error.store(ENOMEM.to_errno(), Ordering::Relaxed);
+                continue;
+            }
+            (*copy).bi_iter.bi_sector = *offset >> SECTOR_SHIFT;
+            (*copy).bi_private = this.cast();
+            (*copy).bi_end_io = Some(copy_end_io);
+            (*this).pending.fetch_add(1, Ordering::Relaxed);
+            bindings::submit_bio(copy);
+        }
+        match places.first().copied().flatten() {
+            Some((bdev, offset)) => {
+                bindings::aegisfs_bio_set_dev(bio, bdev.raw());
+                bindings::aegisfs_bio_clear_complete_in_task(bio);
+                ioend.set_sector(offset >> SECTOR_SHIFT);
+                ioend.set_private(this.cast());
+                (*bio).bi_end_io = Some(end_io);
+                // The count of the submitter goes with this bio.
+                bindings::submit_bio(bio);
+            }
+            None => WriteIo::put(this, EIO.to_errno()),
+        }
+    }
+}
+
+unsafe extern "C" fn end_io(bio: *mut bindings::bio) {
+    // SAFETY: Set by `submit` only: part of an ioend that carries a `WriteIo`.
+    unsafe {
+        let io = Ioend::from_bio(bio).private().cast::<WriteIo>();
+        WriteIo::put(io, bio_error(bio));
+    }
+}
+
+unsafe extern "C" fn copy_end_io(bio: *mut bindings::bio) {
+    // SAFETY: Set by `submit` only, with a `WriteIo` that counts this bio.
+    unsafe {
+        let io = (*bio).bi_private.cast::<WriteIo>();
+        let error = bio_error(bio);
+        bindings::bio_put(bio);
+        WriteIo::put(io, error);
+    }
+}
+
+/// The state of a write of all of `ioend`, without a payload yet: made before anything is
+/// allocated that would have to be given back.
+fn new_io(ioend: Ioend) -> Result<KBox<WriteIo>> {
+    let mut io = KBox::new(
+        WriteIo {
+            work: Work::new(),
+            ioend,
+            payload: None,
+            block: 0,
+            blocks: 0,
+            size: 0,
+            pending: AtomicU32::new(1),
+            written: AtomicU32::new(0),
+            error: AtomicI32::new(0),
+        },
+        GFP_KERNEL,
+    )?;
+    io.cover(ioend);
+    Ok(io)
+}
+
+/// Whether the content of the ioend is all that the file has, and small enough to be inline.
+fn fits_inline(inode: &Inode, ioend: Ioend) -> bool {
+    let size = inode.size();
+    !ioend.is_direct()
+        && ioend.offset() == 0
+        && u64::from(ioend.payload()) == BLOCK
+        && size > 0
+        && ioend.size() == size
+        && size <= inode.volume().fs.inline_max() as u64
+        && !inode.state().commit.lock().has_blocks
+}
+
+/// Writes an ioend of whole blocks, each of which owes a reservation. Ends it in any case.
+pub(super) fn start(ioend: Ioend) -> Result {
+    let _nofs = NofsScope::enter();
+    // SAFETY: The inode lives until the ioend is finished, by which time it is not used any more.
+    let inode = unsafe { Inode::of(ioend.inode()) };
+    if fits_inline(inode, ioend) {
+        let len = ioend.size() as usize;
+        if let Ok(mut io) = new_io(ioend) {
+            io.payload = Some(Payload::Inline { len });
+            let this = KBox::into_raw(io);
+            // SAFETY: Ours; the worker takes it over.
+            unsafe { inode.volume().write_queue.queue(this) };
+            return Ok(());
+        }
+    }
+    match start_runs(inode, ioend) {
+        Ok(()) => Ok(()),
+        Err(e) => {
+            inode.return_taken(u64::from(ioend.payload() >> BLOCK_SHIFT));
+            // SAFETY: What is left was not submitted; its last use.
+            unsafe { ioend.finish(e.to_errno()) };
+            Err(e)
+        }
+    }
+}
+
+/// Submits the runs that the ioend's blocks get. On an error the ioend covers what was not
+/// submitted.
+fn start_runs(inode: &Inode, ioend: Ioend) -> Result {
+    let volume = inode.volume();
+    loop {
+        let mut io = new_io(ioend)?;
+        let (run, sums) = allocate(inode, ioend, io.block, io.blocks)?;
+        let part = match ioend.split(run.blocks << BLOCK_SHIFT) {
+            Ok(part) => part,
+            Err(e) => {
+                volume.fs.abort_data(run);
+                return Err(e);
+            }
+        };
+        if let Some(part) = part {
+            io.cover(part);
+        }
+        io.payload = Some(Payload::Data { run, sums });
+        submit(io);
+        if part.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+// ---- dirty pages
+
+/// Adds dirty blocks of a folio to the ioend in the making.
+unsafe extern "C" fn writeback_range(
+    context: *mut bindings::iomap_writepage_ctx,
+    folio: *mut bindings::folio,
+    pos: u64,
+    len: kernel::ffi::c_uint,
+    end_pos: u64,
+) -> isize {
+    // SAFETY: iomap passes its context and a locked folio of a file of ours.
+    unsafe {
+        let context_ref = &mut *context;
+        let inode = Inode::of(context_ref.inode);
+        let _nofs = NofsScope::enter();
+        let range = pos >> BLOCK_SHIFT..pos.saturating_add(u64::from(len)).div_ceil(BLOCK);
+        let blocks = range.end - range.start;
+        let taken = match inode.volume().bdev(0) {
+            Some(bdev) => inode.take_reserved(range.clone()).map(|()| bdev),
+            None => Err(EIO),
+        };
+        let result = match taken {
+            Ok(bdev) => {
+                let iomap = &mut context_ref.iomap;
+                iomap.type_ = bindings::IOMAP_MAPPED as u16;
+                iomap.flags = bindings::IOMAP_F_ANON_WRITE as u16;
+                iomap.bdev = bdev.raw();
+                iomap.addr = u64::MAX;
+                iomap.offset = pos as i64;
+                iomap.length = u64::from(len);
+                let added =
+                    bindings::iomap_add_to_ioend(context, folio, pos as i64, end_pos as i64, len);
+                if added < 0 {
+                    inode.return_taken(blocks);
+                }
+                added
+            }
+            Err(e) => e.to_errno() as isize,
+        };
+        if result < 0 {
+            // iomap marks the rest of the folio clean: it is lost, and owes nothing any more.
+            let end = (bindings::aegisfs_folio_end(folio) as u64) >> BLOCK_SHIFT;
+            inode.release_reserved(range.start..end);
+        }
+        result
+    }
+}
+
+unsafe extern "C" fn writeback_submit(
+    context: *mut bindings::iomap_writepage_ctx,
+    error: c_int,
+) -> c_int {
+    // SAFETY: iomap passes its context, with the ioend that `writeback_range` has filled.
+    unsafe {
+        let Some(ioend) = Ioend::from_raw((*context).wb_ctx.cast()) else {
+            return error;
+        };
+        if error != 0 {
+            Inode::of(ioend.inode()).return_taken(u64::from(ioend.payload() >> BLOCK_SHIFT));
+            ioend.finish(error);
+            return error;
+        }
+        match start(ioend) {
+            Ok(()) => 0,
+            Err(e) => e.to_errno(),
+        }
+    }
+}
+
+static WRITEBACK_OPS: Table<bindings::iomap_writeback_ops> =
+    Table::new(bindings::iomap_writeback_ops {
+        writeback_range: Some(writeback_range),
+        writeback_submit: Some(writeback_submit),
+    });
+
+pub(super) unsafe extern "C" fn writepages(
+    mapping: *mut bindings::address_space,
+    control: *mut bindings::writeback_control,
+) -> c_int {
+    // SAFETY: The VFS passes the mapping of a file of ours.
+    unsafe {
+        let mut context = bindings::iomap_writepage_ctx {
+            inode: (*mapping).host,
+            wbc: control,
+            ops: WRITEBACK_OPS.get(),
+            wb_ctx: null_mut(),
+            ..CStruct::ZERO
+        };
+        bindings::iomap_writepages(&mut context)
+    }
+}
