@@ -131,6 +131,9 @@ fn format_options(arguments: &Arguments) -> aegisfs_engine::Result<FormatOptions
     options.node_size = arguments.node_size;
     options.metadata_replicas = arguments.metadata_replicas;
     options.data_replicas = arguments.data_replicas;
+    // The new root directory is of use to who makes the volume.
+    options.uid = nix::unistd::geteuid().as_raw();
+    options.gid = nix::unistd::getegid().as_raw();
     Ok(options)
 }
 

@@ -2,8 +2,8 @@
 //! Attributes, times and device numbers, between the engine's form and FUSE's.
 
 use aegisfs_engine::{
-    Attr, Time, BLOCK_SHIFT, BLOCK_SIZE, MODE_BLOCK, MODE_CHAR, MODE_DIR, MODE_FIFO, MODE_SOCKET,
-    MODE_SYMLINK, MODE_TYPE,
+    Attr, Time, BLOCK_SHIFT, BLOCK_SIZE, MODE_BLOCK, MODE_CHAR, MODE_DIR, MODE_FIFO, MODE_FILE,
+    MODE_SOCKET, MODE_SYMLINK, MODE_TYPE,
 };
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ pub fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.ino),
         size: attr.size,
-        blocks: attr.blocks.saturating_mul(BLOCK_SIZE as u64 / SECTOR),
+        blocks: sectors(attr),
         atime: system_time(attr.atime),
         mtime: system_time(attr.mtime),
         ctime: system_time(attr.ctime),
@@ -30,6 +30,17 @@ pub fn file_attr(attr: &Attr) -> FileAttr {
         rdev: encode_device(attr.rdev),
         blksize: 1 << BLOCK_SHIFT,
         flags: 0,
+    }
+}
+
+/// What `st_blocks` shows. Inline content takes up no block, but a file that seems to have none at
+/// all is taken for one large hole by tar and others, which then do not read it.
+fn sectors(attr: &Attr) -> u64 {
+    let allocated = attr.blocks.saturating_mul(BLOCK_SIZE as u64 / SECTOR);
+    if attr.inline && attr.mode & MODE_TYPE == MODE_FILE {
+        allocated.max(attr.size.div_ceil(SECTOR))
+    } else {
+        allocated
     }
 }
 
