@@ -22,7 +22,6 @@ const PACKAGES: &[&str] = &[
     "make",
     "mmdebstrap",
     "pkg-config",
-    "qemu-system-x86",
     "tar",
     "util-linux",
     "xz-utils",

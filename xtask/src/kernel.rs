@@ -94,7 +94,7 @@ impl Kernel {
         let stamp = directory.join("prepared.json");
         let wanted = Prepared {
             recipe: RECIPE,
-            toolchain: toolchain.identity(),
+            toolchain: toolchain.identity()?,
             package_version: discovered.package_version.clone(),
         };
         if read_record(&stamp)?.as_ref() != Some(&wanted) {
@@ -105,13 +105,27 @@ impl Kernel {
             }
         }
         let packages = directory.join("packages");
+        let modules = packages.join("usr/lib/modules").join(&discovered.release);
+        let places = [
+            modules.join("vmlinuz"),
+            packages
+                .join("boot")
+                .join(format!("vmlinuz-{}", discovered.release)),
+        ];
+        let image = places
+            .into_iter()
+            .find(|path| path.is_file())
+            .with_context(|| {
+                format!(
+                    "no kernel image in {}: remove that directory",
+                    packages.display()
+                )
+            })?;
         Ok(Kernel {
             choice: Choice::Stock,
             tree: directory.join("tree"),
-            image: packages
-                .join("boot")
-                .join(format!("vmlinuz-{}", discovered.release)),
-            modules: packages.join("usr/lib/modules").join(&discovered.release),
+            image,
+            modules,
             release: discovered.release,
             make_options: vec![format!("CC={CC}"), format!("HOSTCC={HOSTCC}")],
         })

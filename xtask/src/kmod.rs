@@ -90,6 +90,12 @@ pub fn has_source() -> bool {
     default_source().join("Kbuild").is_file()
 }
 
+/// The module that an earlier run built for this kernel.
+pub fn built(kernel: &Kernel) -> Option<PathBuf> {
+    let directory = paths::target().join("kmod").join(&kernel.release);
+    Some(directory.join("aegisfs.ko")).filter(|path| path.is_file())
+}
+
 pub fn build(kernel: &Kernel, toolchain: &Toolchain, source: &Path) -> Result<Module> {
     ensure!(
         source.join("Kbuild").is_file(),

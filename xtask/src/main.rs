@@ -10,9 +10,12 @@ mod host;
 mod kernel;
 mod kmod;
 mod paths;
+mod powercut;
 mod setup;
 mod stage;
+mod test;
 mod testbed;
+mod tidy;
 mod toolchain;
 mod ui;
 mod vm;
@@ -36,6 +39,8 @@ enum Command {
     Setup(setup::Options),
     /// Build the kernel module.
     Kmod(kmod::Options),
+    /// Run all tests, or some.
+    Test(test::Options),
     /// Boot the VM and run a command in it.
     Vm(vm_command::Options),
 }
@@ -55,6 +60,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Setup(options) => setup::main(&options)?,
         Command::Kmod(options) => kmod::main(&options)?,
+        Command::Test(options) => return test::main(&options),
         Command::Vm(options) => return vm_command::main(&options),
     }
     Ok(ExitCode::SUCCESS)

@@ -57,18 +57,31 @@ const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 pub enum Demand {
     Everything,
     WhatExists,
+    /// Nothing is built: what earlier runs made is used.
+    AsBuilt,
 }
 
-/// Builds the module and the tools.
+/// Builds the module and the tools. While developing, a VM without them is of use too.
 pub fn build(kernel: &Kernel, toolchain: &Toolchain, demand: Demand) -> Result<Option<PathBuf>> {
-    build_tools()?;
+    if demand == Demand::AsBuilt {
+        return Ok(kmod::built(kernel));
+    }
+    if let Err(error) = build_tools() {
+        ensure!(demand == Demand::WhatExists, "{error:#}");
+        ui::warn(format!("{error:#}"));
+    }
     if !kmod::has_source() && demand == Demand::WhatExists {
         ui::warn("kernel/Kbuild does not exist yet: the VM has no aegisfs module");
         return Ok(None);
     }
-    Ok(Some(
-        kmod::build(kernel, toolchain, &kmod::default_source())?.path,
-    ))
+    match kmod::build(kernel, toolchain, &kmod::default_source()) {
+        Ok(module) => Ok(Some(module.path)),
+        Err(error) if demand == Demand::WhatExists => {
+            ui::warn(format!("{error:#}; the VM has no aegisfs module"));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Builds every program of the workspace but this one.
@@ -202,7 +215,7 @@ fn add_tools<W: std::io::Write>(
         let missing = missing.join(", ");
         let place = paths::tools();
         ensure!(
-            demand == Demand::WhatExists,
+            demand != Demand::Everything,
             "not built: {missing} (looked in {})",
             place.display()
         );

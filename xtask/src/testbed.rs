@@ -13,6 +13,7 @@ use crate::vm::{Config, Disk};
 use crate::{guest_image, host};
 
 pub struct Testbed {
+    toolchain: Toolchain,
     pub kernel: Kernel,
     root_image: PathBuf,
     initramfs: Initramfs,
@@ -28,6 +29,7 @@ impl Testbed {
         let module = stage::build(&kernel, &toolchain, demand)?;
         let initramfs = stage::initramfs(&kernel, &toolchain, module.as_deref(), demand)?;
         Ok(Testbed {
+            toolchain,
             kernel,
             root_image,
             initramfs,
@@ -37,6 +39,7 @@ impl Testbed {
     /// A VM of this testbed with the given options and disks.
     pub fn config(&self, shape: &Shape, disks: Vec<Disk>) -> Config {
         Config {
+            toolchain: self.toolchain.clone(),
             kernel: self.kernel.clone(),
             initramfs: self.initramfs.path.clone(),
             root_image: self.root_image.clone(),

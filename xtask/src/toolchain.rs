@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The compilers of Debian 13, which built the kernel that the module must match.
+//! The compilers of Debian 13, which built the kernel that the module must match, and its QEMU.
 //!
 //! On a Debian 13 host with the packages installed they are used as they are. Elsewhere a system
 //! root is made once with mmdebstrap and entered with unshare + chroot, in which the checkout and
@@ -22,7 +22,8 @@ pub const CC: &str = "x86_64-linux-gnu-gcc-14";
 pub const HOSTCC: &str = "gcc-14";
 
 /// What kbuild with Rust needs; clang and lld for bindgen and for the debug kernel, llvm for
-/// coverage, dkms to check the packaging.
+/// coverage, dkms to check the packaging. QEMU before 8.1 can execute a stale translation of code
+/// that another processor has just patched: one boot of many then dies in a static key.
 const PACKAGES: &[&str] = &[
     "bc",
     "bindgen",
@@ -44,6 +45,7 @@ const PACKAGES: &[&str] = &[
     "pahole",
     "perl",
     "python3",
+    "qemu-system-x86",
     "rsync",
     "rust-clippy",
     "rust-src",
@@ -52,13 +54,14 @@ const PACKAGES: &[&str] = &[
     "xz-utils",
 ];
 
-/// Runs in a mount namespace of its own: $1 root, $2 directory, $3 number of paths to bind, the
-/// paths, the command.
+/// Runs in a mount namespace of its own: $1 root, $2 directory, $3 temporary directory, $4 number
+/// of paths to bind, the paths, the command. Process numbers stay those of the host, so that the
+/// command can be killed from there.
 const ENTER: &str = r#"
-root=$1 directory=$2 count=$3
-shift 3
+root=$1 directory=$2 temporary=$3 count=$4
+shift 4
 mount --rbind /dev "$root/dev"
-mount -t proc proc "$root/proc" 2>/dev/null || mount --rbind /proc "$root/proc"
+mount --rbind /proc "$root/proc"
 while [ "$count" -gt 0 ]; do
     mkdir -p "$root$1"
     mount --rbind "$1" "$root$1"
@@ -66,8 +69,13 @@ while [ "$count" -gt 0 ]; do
     count=$((count - 1))
 done
 exec chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
-    /bin/sh -c 'cd "$0" && exec "$@"' "$directory" "$@"
+    TMPDIR="$temporary" /bin/sh -c 'cd "$0" && exec "$@"' "$directory" "$@"
 "#;
+
+const IDENTIFY: &str = "gcc-14 --version | head -n 1; rustc --version; bindgen --version";
+
+/// In a root: the versions that decide whether what it compiled can be used again.
+const IDENTITY_FILE: &str = "etc/aegisfs-toolchain";
 
 #[derive(Debug, Clone)]
 pub enum Toolchain {
@@ -89,55 +97,65 @@ impl Toolchain {
                 ui::step(format!(
                     "making a Debian {DEBIAN_VERSION} system root (1-2 minutes)"
                 ));
-                bootstrap(PACKAGES, &["--variant=apt"], &root)?;
+                let hook = format!(
+                    "--customize-hook=chroot \"$1\" sh -c '{IDENTIFY}' > \"$1/{IDENTITY_FILE}\""
+                );
+                bootstrap(PACKAGES, &["--variant=apt", &hook], &root)?;
             }
         }
         Ok(Toolchain::Root(root))
     }
 
     /// Identifies the compilers that made a cached artefact.
-    pub fn identity(&self) -> String {
+    pub fn identity(&self) -> Result<String> {
         match self {
-            Toolchain::Native => format!("native-{DEBIAN_VERSION}"),
-            Toolchain::Root(root) => root
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            Toolchain::Native => cmd::output(Command::new("sh").args(["-c", IDENTIFY])),
+            Toolchain::Root(root) => {
+                let path = root.join(IDENTITY_FILE);
+                fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+            }
         }
     }
 
-    /// A command that runs with this toolchain in `directory`. Add only arguments to it: a system
-    /// root has an environment of its own.
+    /// A command that runs with this toolchain in `directory`, seeing the checkout, its build
+    /// directory and the cache. Add only arguments to it: a system root has an environment of its
+    /// own.
     pub fn command(&self, directory: &Path, program: &str) -> Result<Command> {
+        self.command_with(directory, program, Path::new("/tmp"), &[])
+    }
+
+    /// As `command`, with a directory for temporary files, which must be one of those that it
+    /// sees, and with more directories to see.
+    pub fn command_with(
+        &self,
+        directory: &Path,
+        program: &str,
+        temporary: &Path,
+        more: &[PathBuf],
+    ) -> Result<Command> {
         let root = match self {
             Toolchain::Native => {
                 let mut command = cmd::system(program);
-                command.current_dir(directory).env("LC_ALL", "C.UTF-8");
+                command
+                    .current_dir(directory)
+                    .env("LC_ALL", "C.UTF-8")
+                    .env("TMPDIR", temporary);
                 return Ok(command);
             }
             Toolchain::Root(root) => root,
         };
-        let mut binds = vec![paths::cache()?, paths::checkout()];
         let target = paths::target();
         fs::create_dir_all(&target).with_context(|| format!("create {}", target.display()))?;
-        if !target.starts_with(&binds[1]) {
-            binds.push(target);
+        let mut binds = vec![paths::cache()?, paths::checkout()];
+        for path in std::iter::once(&target).chain(more) {
+            if !binds.iter().any(|bound| path.starts_with(bound)) {
+                binds.push(path.clone());
+            }
         }
         let mut command = namespace();
         command
-            .args([
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--",
-                "/bin/sh",
-                "-ec",
-                ENTER,
-                "enter",
-            ])
-            .arg(root)
-            .arg(directory)
+            .args(["--", "/bin/sh", "-ec", ENTER, "enter"])
+            .args([root, directory, temporary])
             .arg(binds.len().to_string())
             .args(&binds)
             .arg(program);

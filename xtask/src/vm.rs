@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 use aegisfs_guest::proto::{self, FromGuest, ToGuest};
 use anyhow::{anyhow, bail, ensure, Context, Result};
 
-use crate::{cmd, console, kernel::Kernel, paths, ui};
+use crate::kernel::Kernel;
+use crate::toolchain::Toolchain;
+use crate::{console, paths, ui};
 
 /// Reports go to the console, and a kernel that has oopsed ends the VM at once.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic";
@@ -43,11 +45,13 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 const KVM_PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(60);
 
+const RUN_PREFIX: &str = "aegisfs-vm-";
+
 #[derive(Debug, Clone)]
 pub enum Disk {
     /// Empty, and gone with the VM.
     Scratch { size: u64 },
-    /// A file of the host.
+    /// A file of the host, by its absolute path.
     File { path: PathBuf, read_only: bool },
     /// A file of the host; every write and flush is also recorded in a log (see `write_log`).
     Logged { path: PathBuf, log: PathBuf },
@@ -55,6 +59,7 @@ pub enum Disk {
 
 #[derive(Debug, Clone)]
 pub struct Config {
+    pub toolchain: Toolchain,
     pub kernel: Kernel,
     pub initramfs: PathBuf,
     pub root_image: PathBuf,
@@ -107,10 +112,24 @@ impl RunDirectory {
         // A short path, since socket names may have 107 bytes, and on a disk, not in memory.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let base = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
-        let path = base.join(format!("aegisfs-vm-{}-{number}", std::process::id()));
+        remove_abandoned(&base);
+        let path = base.join(format!("{RUN_PREFIX}{}-{number}", std::process::id()));
         paths::remove_tree(&path)?;
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(RunDirectory { path })
+    }
+}
+
+/// Directories of runs that were killed hold scratch disks.
+fn remove_abandoned(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(RUN_PREFIX)?.split('-').next());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -148,17 +167,18 @@ impl Vm {
     }
 
     fn boot_with(config: &Config, accelerator: Accelerator, timeout: Duration) -> Result<Vm> {
-        ensure!(
-            cmd::find("qemu-system-x86_64"),
-            "QEMU is not installed: run 'cargo xtask setup'"
-        );
         let directory = RunDirectory::create()?;
         let socket = directory.path.join("agent");
         let listener = UnixListener::bind(&socket)
             .with_context(|| format!("make the socket {}", socket.display()))?;
         let arguments = arguments(config, accelerator, &directory.path)?;
         // QEMU must not outlive this process, even when that is killed.
-        let mut command = Command::new("setpriv");
+        let mut command = config.toolchain.command_with(
+            &directory.path,
+            "setpriv",
+            &directory.path,
+            &directories(config, &directory.path)?,
+        )?;
         command
             .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
             .args(arguments);
@@ -200,7 +220,7 @@ impl Vm {
                 }
             }
         });
-        let vm = Vm {
+        let mut vm = Vm {
             qemu,
             directory,
             port,
@@ -218,7 +238,9 @@ impl Vm {
                     RecvTimeoutError::Timeout => format!("no answer in {} s", timeout.as_secs()),
                     RecvTimeoutError::Disconnected => "it ended".to_owned(),
                 };
-                let log = vm.console_log();
+                let _ = vm.wait_for_end(Duration::from_secs(1));
+                let errors = fs::read_to_string(vm.directory.path.join("qemu.log"))?;
+                let log = vm.console_log() + &errors;
                 let lines: Vec<&str> = log.lines().collect();
                 let tail = lines[lines.len().saturating_sub(30)..].join("\n");
                 Err(anyhow!(
@@ -506,6 +528,23 @@ fn arguments(config: &Config, accelerator: Accelerator, directory: &Path) -> Res
         ]);
     }
     Ok(arguments)
+}
+
+/// The directories that QEMU has to see besides those of the toolchain.
+fn directories(config: &Config, own: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = vec![own.to_owned()];
+    for disk in &config.disks {
+        let files: &[&PathBuf] = match disk {
+            Disk::Scratch { .. } => &[],
+            Disk::File { path, .. } => &[path],
+            Disk::Logged { path, log } => &[path, log],
+        };
+        for file in files {
+            let parent = file.parent().context("a disk image is in a directory")?;
+            found.push(parent.to_owned());
+        }
+    }
+    Ok(found)
 }
 
 /// QEMU separates options by commas; a doubled one stands for itself.

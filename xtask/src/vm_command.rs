@@ -38,6 +38,9 @@ pub struct Options {
     /// A shell on this terminal, after the command if one is given.
     #[arg(long)]
     interactive: bool,
+    /// Use the module and the tools as they were built before.
+    #[arg(long)]
+    no_build: bool,
     /// Print the kernel's console log at the end.
     #[arg(long)]
     console: bool,
@@ -51,7 +54,13 @@ pub fn main(options: &Options) -> Result<ExitCode> {
         options.interactive || !options.command.is_empty(),
         "no command: put one after '--', or use --interactive"
     );
-    let testbed = Testbed::prepare(options.kernel, Demand::WhatExists)?;
+    let testbed = Testbed::prepare(
+        options.kernel,
+        match options.no_build {
+            true => Demand::AsBuilt,
+            false => Demand::WhatExists,
+        },
+    )?;
     let mut disks = options.shape.scratch_disks();
     for text in &options.keep_disk {
         disks.push(kept_disk(text)?);

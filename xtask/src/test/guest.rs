@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Test scripts in the VM. Scripts of equal shape share one boot, for as long as all goes well.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::report::Report;
+use super::script::{self, Ending, Script};
+use crate::kernel::Choice;
+use crate::testbed::Testbed;
+use crate::vm::{Outcome, Vm};
+use crate::{paths, ui};
+
+/// Leaves the VM as a script expects to find it.
+const CLEAN_UP: &str = r#"
+cd /
+failed=0
+awk '$1 ~ "^/dev/" && $2 != "/" || $3 ~ "fuse" && $3 !~ "fusectl" { print $2 }' /proc/mounts |
+    tac | while read -r target; do
+        target=$(printf '%b' "$target")
+        umount "$target" || { sleep 1; umount "$target"; } || exit 1
+    done || failed=1
+dmsetup remove_all --force > /dev/null 2>&1
+losetup --detach-all 2> /dev/null
+if [ -d /sys/module/aegisfs ]; then
+    modprobe -r aegisfs || failed=1
+fi
+rm -rf /tmp/* /tmp/.[!.]*
+exit $failed
+"#;
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub fn run(testbed: &Testbed, filter: &str, report: &mut Report) -> Result<()> {
+    let directory = paths::checkout().join("tests/guest");
+    let mut scripts = script::find(&directory, "guest", filter)?;
+    if scripts.is_empty() {
+        return Ok(());
+    }
+    ui::step(format!("{} scripts in the VM", scripts.len()));
+    fs::create_dir_all(paths::target().join("test"))?;
+    scripts.sort_by(|a, b| (a.fresh, &a.shape).cmp(&(b.fresh, &b.shape)));
+    let mut shared: Option<(Vm, &Script)> = None;
+    for script in &scripts {
+        let vm = match shared.take() {
+            Some((vm, last)) if !script.fresh && last.shape == script.shape => Ok(vm),
+            other => {
+                drop(other);
+                Vm::boot(&testbed.config(&script.shape, script.shape.scratch_disks()))
+            }
+        };
+        match vm {
+            Ok(vm) => {
+                let vm = execute(testbed, script, vm, report)?;
+                shared = vm.filter(|_| !script.fresh).map(|vm| (vm, script));
+            }
+            Err(error) => {
+                report.failed(
+                    &script.name,
+                    &format!("{error:#}"),
+                    &reproduction(testbed, script),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn reproduction(testbed: &Testbed, script: &Script) -> String {
+    let kernel = match testbed.kernel.choice {
+        Choice::Stock => "",
+        Choice::Debug => " --kernel debug",
+    };
+    let shape = script.shape.arguments();
+    let timeout = script.timeout.as_secs();
+    format!(
+        "cargo xtask vm{kernel}{shape} --timeout {timeout} -- /tests/{}.sh",
+        script.name
+    )
+}
+
+/// Runs one script. Returns the VM if another script may use it.
+fn execute(
+    testbed: &Testbed,
+    script: &Script,
+    mut vm: Vm,
+    report: &mut Report,
+) -> Result<Option<Vm>> {
+    let start = Instant::now();
+    let mut output = Vec::new();
+    let path = format!("/tests/{}.sh", script.name);
+    let outcome = vm.run(&[&path], script.timeout, &mut |bytes| {
+        output.extend_from_slice(bytes)
+    })?;
+    let mut ending = match outcome {
+        Outcome::Exit(status) => Ending::Exit(status),
+        Outcome::Timeout => Ending::Timeout,
+        Outcome::Gone => Ending::Trouble(format!("the VM ended:\n{}", vm.console_log())),
+        Outcome::Report(text) => Ending::Trouble(format!("the kernel reported trouble:\n{text}")),
+    };
+    let mut usable = matches!(ending, Ending::Exit(0 | script::SKIPPED));
+    if usable {
+        if let Err(error) = vm.shell(CLEAN_UP, CLEAN_UP_TIMEOUT) {
+            let text = format!("what it left cannot be cleaned up: {error:#}");
+            ending = Ending::Trouble(text);
+            usable = false;
+        }
+    }
+    output.extend_from_slice(format!("({})\n", ui::seconds(start.elapsed())).as_bytes());
+    let log = paths::target()
+        .join("test")
+        .join(format!("{}.log", script.name.replace('/', "-")));
+    if matches!(ending, Ending::Exit(script::SKIPPED)) {
+        // The last line is the reason, not the time.
+        output.truncate(
+            output
+                .trim_ascii_end()
+                .iter()
+                .rposition(|&b| b == b'\n')
+                .unwrap_or(0),
+        );
+    }
+    script::judge(
+        script,
+        &ending,
+        &output,
+        &log,
+        &reproduction(testbed, script),
+        report,
+    )?;
+    Ok(usable.then_some(vm))
+}
