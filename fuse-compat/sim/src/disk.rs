@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The simulated disk: sparse memory, a log of everything written, and faults on request.
+//!
+//! Content is an immutable [`Image`] shared by many disks, under an overlay of what this disk has
+//! written: a crash state costs what differs, not the size of the disk.
+
+use crate::rng::{hash_bytes, Rng};
+use aegisfs_engine::{BlockDevice, Error, Result};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes of a page, the unit of the log. Sectors within it may be torn.
+pub const PAGE: usize = 4096;
+/// Bytes that a disk writes as a whole.
+pub const SECTOR: usize = 512;
+/// Content of a page.
+pub type Page = [u8; PAGE];
+/// A page shared by disks and logs.
+pub type PageRef = Arc<Page>;
+
+/// Page numbers are small and dense: no hashing needed beyond a multiplication.
+#[derive(Clone, Default)]
+pub struct PageHasher(u64);
+
+impl Hasher for PageHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = hash_bytes(self.0, bytes);
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.0 = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// Pages by number.
+pub type PageMap = HashMap<u32, PageRef, BuildHasherDefault<PageHasher>>;
+
+/// Content of a whole disk; absent pages are zero.
+#[derive(Clone, Default)]
+pub struct Image {
+    pages: Vec<Option<PageRef>>,
+}
+
+impl Image {
+    /// All zero.
+    #[must_use]
+    pub fn new(size: u64) -> Self {
+        Self {
+            pages: vec![None; (size / PAGE as u64) as usize],
+        }
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.pages.len() as u64 * PAGE as u64
+    }
+
+    /// A page, if it was ever written.
+    #[must_use]
+    pub fn page(&self, n: u32) -> Option<&PageRef> {
+        self.pages.get(n as usize)?.as_ref()
+    }
+
+    /// Replaces a page.
+    pub fn set(&mut self, n: u32, page: PageRef) {
+        if let Some(p) = self.pages.get_mut(n as usize) {
+            *p = Some(page);
+        }
+    }
+
+    /// Numbers of all pages that were ever written.
+    pub fn written(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.pages.len() as u32).filter(|n| self.pages[*n as usize].is_some())
+    }
+}
+
+/// A page that a request wrote.
+#[derive(Clone)]
+pub struct Write {
+    /// Number of the request; one request may write several pages.
+    pub request: u32,
+    /// Page number.
+    pub page: u32,
+    /// New content.
+    pub data: PageRef,
+    /// Hash of place and content.
+    pub hash: u64,
+}
+
+/// One entry of a disk's log.
+#[derive(Clone)]
+pub enum Event {
+    /// A page was written, into the volatile cache.
+    Write(Write),
+    /// Everything before became durable.
+    Flush,
+    /// Something that the test notes: an operation begins.
+    Begin(u32),
+    /// An operation has returned; `durable`: it promised that all up to it is durable.
+    End {
+        /// Number of the operation.
+        op: u32,
+        /// Everything up to it must survive from now on.
+        durable: bool,
+    },
+}
+
+/// Faults, in events per million, chosen by the disk's own seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Reads that fail.
+    pub read_error: u32,
+    /// Writes that fail (and are not done).
+    pub write_error: u32,
+    /// Flushes that fail.
+    pub flush_error: u32,
+    /// Pages read with one wrong bit (the medium is unchanged).
+    pub bit_flip: u32,
+    /// Writes that are acknowledged and never done.
+    pub lost_write: u32,
+    /// Writes that land on another page.
+    pub misdirected: u32,
+    /// Flushes that are acknowledged and not done.
+    pub ignored_flush: u32,
+}
+
+struct Inner {
+    base: Arc<Image>,
+    overlay: PageMap,
+    log: Option<Vec<Event>>,
+    requests: u32,
+    faults: Faults,
+    rng: Rng,
+    /// Requests that may still be served; then everything fails. Bounds tests of damaged images.
+    budget: u64,
+    injected: u64,
+}
+
+/// The disk. Clones are the same disk.
+#[derive(Clone)]
+pub struct SimDisk(Arc<Mutex<Inner>>);
+
+impl SimDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new(size: u64) -> Self {
+        Self::over(Arc::new(Image::new(size)), PageMap::default())
+    }
+
+    /// A disk that holds `base` with the pages of `overlay` over it.
+    #[must_use]
+    pub fn over(base: Arc<Image>, overlay: PageMap) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            base,
+            overlay,
+            log: None,
+            requests: 0,
+            faults: Faults::default(),
+            rng: Rng::new(0),
+            budget: u64::MAX,
+            injected: 0,
+        })))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on, everything is logged.
+    pub fn record(&self) {
+        self.inner().log = Some(Vec::new());
+    }
+
+    /// Takes what was logged; logging ends.
+    #[must_use]
+    pub fn take_log(&self) -> Vec<Event> {
+        self.inner().log.take().unwrap_or_default()
+    }
+
+    /// Adds a note to the log.
+    pub fn note(&self, event: Event) {
+        if let Some(log) = self.inner().log.as_mut() {
+            log.push(event);
+        }
+    }
+
+    /// Injects faults from now on.
+    pub fn set_faults(&self, faults: Faults, seed: u64) {
+        let mut inner = self.inner();
+        inner.faults = faults;
+        inner.rng = Rng::new(seed);
+    }
+
+    /// Number of faults injected so far.
+    #[must_use]
+    pub fn injected(&self) -> u64 {
+        self.inner().injected
+    }
+
+    /// Serves `requests` more requests, then fails all.
+    pub fn set_budget(&self, requests: u64) {
+        self.inner().budget = requests;
+    }
+
+    /// The requests left of the budget.
+    #[must_use]
+    pub fn budget(&self) -> u64 {
+        self.inner().budget
+    }
+
+    /// The content as it is now.
+    #[must_use]
+    pub fn image(&self) -> Image {
+        let inner = self.inner();
+        let mut image = (*inner.base).clone();
+        for (n, page) in &inner.overlay {
+            image.set(*n, page.clone());
+        }
+        image
+    }
+
+    /// This disk as the engine wants it.
+    #[must_use]
+    pub fn devices(&self) -> aegisfs_platform::Vec<aegisfs_platform::Box<dyn BlockDevice>> {
+        let mut v = aegisfs_platform::Vec::new();
+        let device: aegisfs_platform::Box<dyn BlockDevice> = Box::new(self.clone());
+        v.try_push(device).expect("memory for one pointer");
+        v
+    }
+}
+
+impl Inner {
+    fn hit(&mut self, per_million: u32) -> bool {
+        let hit = per_million > 0 && self.rng.below(1_000_000) < u64::from(per_million);
+        self.injected += u64::from(hit);
+        hit
+    }
+
+    /// Checks a request's range; gives its first page.
+    fn range(&mut self, offset: u64, len: usize) -> Result<u32> {
+        let whole = offset % PAGE as u64 == 0 && len % PAGE == 0;
+        let end = offset.checked_add(len as u64).ok_or(Error::Io)?;
+        if !whole || end > self.base.size() || self.budget == 0 {
+            return Err(Error::Io);
+        }
+        self.budget -= 1;
+        Ok((offset / PAGE as u64) as u32)
+    }
+
+    fn store(&mut self, request: u32, page: u32, data: PageRef) {
+        if let Some(log) = self.log.as_mut() {
+            let hash = hash_bytes(u64::from(page), &data[..]);
+            log.push(Event::Write(Write {
+                request,
+                page,
+                data: data.clone(),
+                hash,
+            }));
+        }
+        self.overlay.insert(page, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        let mut first = self.range(offset, data.len())?;
+        let faults = self.faults;
+        if self.hit(faults.write_error) {
+            return Err(Error::Io);
+        }
+        if self.hit(faults.lost_write) {
+            return Ok(());
+        }
+        if self.hit(faults.misdirected) {
+            let pages = (data.len() / PAGE) as u64;
+            let last = (self.base.size() / PAGE as u64).saturating_sub(pages);
+            first = self.rng.below(last) as u32;
+        }
+        self.requests += 1;
+        let request = self.requests;
+        for (i, part) in data.chunks_exact(PAGE).enumerate() {
+            let page: Page = part.try_into().map_err(|_| Error::Io)?;
+            self.store(request, first + i as u32, Arc::new(page));
+        }
+        Ok(())
+    }
+}
+
+impl BlockDevice for SimDisk {
+    fn size(&self) -> u64 {
+        self.inner().base.size()
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let mut inner = self.inner();
+        let first = inner.range(offset, buf.len())?;
+        let faults = inner.faults;
+        if inner.hit(faults.read_error) {
+            return Err(Error::Io);
+        }
+        for (i, part) in buf.chunks_exact_mut(PAGE).enumerate() {
+            let n = first + i as u32;
+            match inner.overlay.get(&n).or_else(|| inner.base.page(n)) {
+                Some(page) => part.copy_from_slice(&page[..]),
+                None => part.fill(0),
+            }
+            if inner.hit(faults.bit_flip) {
+                let bit = inner.rng.index(PAGE * 8);
+                part[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.inner().write(offset, data)
+    }
+
+    fn flush(&self) -> Result<()> {
+        let mut inner = self.inner();
+        inner.range(0, 0)?;
+        let faults = inner.faults;
+        if inner.hit(faults.flush_error) {
+            return Err(Error::Io);
+        }
+        if inner.hit(faults.ignored_flush) {
+            return Ok(());
+        }
+        if let Some(log) = inner.log.as_mut() {
+            log.push(Event::Flush);
+        }
+        Ok(())
+    }
+
+    /// Destroys the content at once: whoever still needs it gets caught.
+    fn discard(&self, offset: u64, len: u64) {
+        let mut inner = self.inner();
+        let Ok(first) = inner.range(offset, len as usize) else {
+            return;
+        };
+        inner.requests += 1;
+        let request = inner.requests;
+        let junk: PageRef = Arc::new([0xdd; PAGE]);
+        for i in 0..(len / PAGE as u64) as u32 {
+            inner.store(request, first + i, junk.clone());
+        }
+    }
+}

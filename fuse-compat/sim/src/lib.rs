@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Proof by attack: the engine on a simulated disk, compared with a model.
+//!
+//! [`property`] compares random operations with the model, [`crash`] every state that a power
+//! failure can leave, [`damage`] mounts what should never be mounted. Every run follows from its
+//! seed.
+
+#![allow(clippy::cast_possible_truncation, clippy::missing_panics_doc)]
+
+pub mod audit;
+pub mod disk;
+pub mod generate;
+pub mod model;
+pub mod ops;
+pub mod property;
+pub mod rng;
+pub mod volume;
+
+/// The seed from `AEGIS_SEED`, or one from the clock.
+#[must_use]
+pub fn seed_from_env() -> u64 {
+    number("AEGIS_SEED").unwrap_or_else(|| {
+        let now = aegisfs_platform::now();
+        rng::mix(now.0.unsigned_abs() ^ u64::from(now.1) << 32) >> 16
+    })
+}
+
+/// A number from an environment variable.
+#[must_use]
+pub fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
