@@ -19,6 +19,7 @@
 
 mod btree;
 mod cache;
+pub mod check;
 mod device;
 mod error;
 pub mod format;

@@ -48,7 +48,7 @@ impl Trees {
     }
 
     /// Makes a node dirty by copying it to a new place; a dirty one stays.
-    fn copy_node(
+    pub(super) fn copy_node(
         &mut self,
         pointer: &Pointer,
         tree: u64,
@@ -82,7 +82,7 @@ impl Trees {
     }
 
     /// Drops a node that nothing points to any more.
-    fn drop_node(&mut self, tree: u64, pointer: &Pointer, space: &mut dyn NodeSpace) {
+    pub(super) fn drop_node(&mut self, tree: u64, pointer: &Pointer, space: &mut dyn NodeSpace) {
         let never_written = pointer.birth == self.generation;
         if never_written {
             if let Some(buf) = self.dirty.remove(pointer.id()) {
@@ -233,7 +233,7 @@ impl Trees {
     }
 
     /// Takes away roots with no or one child.
-    fn collapse(&mut self, tree: u64, space: &mut dyn NodeSpace) -> Result<()> {
+    pub(super) fn collapse(&mut self, tree: u64, space: &mut dyn NodeSpace) -> Result<()> {
         loop {
             let mut root = self.root(tree)?;
             let Some(b) = self.dirty.get(root.pointer.id()) else {

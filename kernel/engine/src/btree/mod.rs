@@ -12,6 +12,7 @@
 //! 4. Pointers to dirty nodes bear CRC 0 until `freeze` seals them, bottom up.
 
 mod change;
+mod cut;
 mod walk;
 
 #[cfg(test)]

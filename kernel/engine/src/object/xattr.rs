@@ -271,7 +271,7 @@ impl Fs {
     }
 }
 
-const fn body_range(ino: u64, body: u32) -> (Key, Key) {
+pub const fn body_range(ino: u64, body: u32) -> (Key, Key) {
     let first = (body as u64) << BODY_SHIFT;
     (
         Key::new(ino, kind::XATTR_BODY, first),

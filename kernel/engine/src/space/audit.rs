@@ -24,6 +24,16 @@ pub enum Audit {
 }
 
 impl Space {
+    /// Number of chunks.
+    pub fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Blocks at the start of each chunk for its bitmap slots.
+    pub const fn header_blocks(&self) -> u32 {
+        self.header_blocks
+    }
+
     /// Blocks of a chunk; 0 past the last one.
     pub fn chunk_blocks(&self, index: usize) -> u32 {
         self.chunks.get(index).map_or(0, |c| c.entry.blocks)
@@ -73,12 +83,7 @@ impl Space {
 
     /// Calls `f` with all runs of a chunk that are freed, but not usable yet.
     fn freed_in(&self, index: usize, f: &mut dyn FnMut(u32, u32)) {
-        for list in [
-            &self.pending,
-            &self.committing,
-            &self.queued,
-            &self.waiting,
-        ] {
+        for list in [&self.pending, &self.committing, &self.queued, &self.waiting] {
             for r in list {
                 let (chunk, block) = self.split(r.addr);
                 if chunk == index {

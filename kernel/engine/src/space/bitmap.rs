@@ -58,11 +58,6 @@ impl Bitmap {
         Ok(map)
     }
 
-    /// The bits, 64 to a word, past the end all set.
-    pub fn words(&self) -> &[u64] {
-        &self.words
-    }
-
     /// Marks used what is used in `other`, which is as long.
     pub fn merge(&mut self, other: &Self) {
         for (w, o) in self.words.iter_mut().zip(&other.words) {

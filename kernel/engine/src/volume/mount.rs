@@ -174,7 +174,7 @@ pub fn page_offset(table: u64, index: u32, slot: u8) -> u64 {
 }
 
 /// The chunk lies within its device, apart from superblocks, table and journal.
-fn sane(e: &ChunkEntry, sb: &Superblock) -> bool {
+pub(crate) fn sane(e: &ChunkEntry, sb: &Superblock) -> bool {
     let block = BLOCK_SIZE as u64;
     let journal_end = sb.journal_offset + u64::from(sb.journal_blocks) * block;
     e.device == 0
