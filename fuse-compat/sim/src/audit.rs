@@ -5,9 +5,7 @@
 //! with it and nothing else. The volume must be unmounted, or freshly checkpointed.
 
 use crate::disk::PAGE;
-use aegisfs_engine::format::chunk::{
-    check_bitmap, check_page, ChunkEntry, BITMAP_HEADER, ENTRIES,
-};
+use aegisfs_engine::format::chunk::{check_bitmap, check_page, ChunkEntry, BITMAP_HEADER, ENTRIES};
 use aegisfs_engine::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use aegisfs_engine::format::node::{self, Expected};
 use aegisfs_engine::format::record::{
@@ -348,7 +346,10 @@ impl Audit<'_> {
                 self.find(format!("inode {ino}: nlink {} instead of {nlink}", a.nlink));
             }
             if is_dir && (a.entries, a.size) != (entries, size) || !is_dir && entries > 0 {
-                self.find(format!("directory {ino}: {} entries, {entries} found", a.entries));
+                self.find(format!(
+                    "directory {ino}: {} entries, {entries} found",
+                    a.entries
+                ));
             }
             let blocks = all.blocks.get(ino).copied().unwrap_or(0);
             if a.blocks != blocks {
@@ -356,7 +357,10 @@ impl Audit<'_> {
             }
             let inline = all.inline.get(ino).copied();
             if a.inline != inline.is_some() || inline.is_some_and(|n| n != a.size) {
-                self.find(format!("inode {ino}: inline {} {inline:?} of {}", a.inline, a.size));
+                self.find(format!(
+                    "inode {ino}: inline {} {inline:?} of {}",
+                    a.inline, a.size
+                ));
             }
             if a.nlink == 0 && !all.orphans.contains(ino) {
                 self.find(format!("inode {ino}: no name and no orphan record"));
@@ -416,14 +420,20 @@ impl Audit<'_> {
                 self.find(format!("chunk {index}: blocks {} leak", runs(&leaked)));
             }
             if !missing.is_empty() {
-                self.find(format!("chunk {index}: blocks {} in use, not marked", runs(&missing)));
+                self.find(format!(
+                    "chunk {index}: blocks {} in use, not marked",
+                    runs(&missing)
+                ));
             }
             if clear != e.free {
                 self.find(format!("chunk {index}: {} free, {clear} found", e.free));
             }
         }
         if free != self.sb.free_blocks {
-            self.find(format!("{} blocks free, {free} in chunks", self.sb.free_blocks));
+            self.find(format!(
+                "{} blocks free, {free} in chunks",
+                self.sb.free_blocks
+            ));
         }
         Ok(())
     }

@@ -389,10 +389,7 @@ impl Model {
 
     fn new_inode(&mut self, dir: u64, new: &New) -> Result<u64> {
         let kind = new.mode & MODE_TYPE;
-        let known = matches!(
-            kind >> 12,
-            0o1 | 0o2 | 0o4 | 0o6 | 0o10 | 0o12 | 0o14
-        );
+        let known = matches!(kind >> 12, 0o1 | 0o2 | 0o4 | 0o6 | 0o10 | 0o12 | 0o14);
         if !known || (kind == MODE_SYMLINK) == new.target.is_empty() {
             return Err(Error::Invalid);
         }

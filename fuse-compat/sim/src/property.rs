@@ -72,7 +72,11 @@ impl State {
         }
         let want = self.model.run(op);
         if got != want {
-            return Err(format!("volume: {}\n  model:  {}", short(&got), short(&want)));
+            return Err(format!(
+                "volume: {}\n  model:  {}",
+                short(&got),
+                short(&want)
+            ));
         }
         Ok(())
     }
@@ -148,7 +152,10 @@ impl State {
                 self.remount()?;
                 self.model.drop_unnamed();
             }
-            _ => self.fs.checkpoint().map_err(|e| format!("checkpoint: {e}"))?,
+            _ => self
+                .fs
+                .checkpoint()
+                .map_err(|e| format!("checkpoint: {e}"))?,
         }
         self.compare()?;
         if how == 2 {
@@ -159,7 +166,9 @@ impl State {
         if inodes != named {
             return Err(format!("{inodes} inodes, {named} have names"));
         }
-        self.fs.checkpoint().map_err(|e| format!("checkpoint: {e}"))?;
+        self.fs
+            .checkpoint()
+            .map_err(|e| format!("checkpoint: {e}"))?;
         self.audited("remount")
     }
 
@@ -241,7 +250,9 @@ impl State {
 
 fn short(result: &Result<Value, Error>) -> String {
     let mut text = match result {
-        Ok(Value::Bytes(b)) => format!("{} bytes, hash {:x}", b.len(), crate::rng::hash_bytes(0, b)),
+        Ok(Value::Bytes(b)) => {
+            format!("{} bytes, hash {:x}", b.len(), crate::rng::hash_bytes(0, b))
+        }
         other => format!("{other:?}"),
     };
     text.truncate(600);

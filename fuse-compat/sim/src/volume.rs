@@ -3,9 +3,7 @@
 
 use crate::disk::{Image, Page, PageMap, SimDisk, PAGE};
 use aegisfs_engine::format::superblock::Superblock;
-use aegisfs_engine::{
-    format_volume, BlockDevice, Error, FormatOptions, Fs, MountOptions, Result,
-};
+use aegisfs_engine::{format_volume, BlockDevice, Error, FormatOptions, Fs, MountOptions, Result};
 use std::sync::Arc;
 
 /// What a volume is like.

@@ -75,15 +75,30 @@ fn full_large_nodes() {
 
 #[test]
 fn crumbs_small_nodes() {
-    attack("crumbs_small_nodes", shape(32, 4096), Profile::CRUMBS, 12000);
+    attack(
+        "crumbs_small_nodes",
+        shape(32, 4096),
+        Profile::CRUMBS,
+        12000,
+    );
 }
 
 #[test]
 fn crumbs_usual_nodes() {
-    attack("crumbs_usual_nodes", shape(32, 16384), Profile::CRUMBS, 12000);
+    attack(
+        "crumbs_usual_nodes",
+        shape(32, 16384),
+        Profile::CRUMBS,
+        12000,
+    );
 }
 
 #[test]
 fn crumbs_large_nodes() {
-    attack("crumbs_large_nodes", shape(40, 65536), Profile::CRUMBS, 12000);
+    attack(
+        "crumbs_large_nodes",
+        shape(40, 65536),
+        Profile::CRUMBS,
+        12000,
+    );
 }

@@ -83,7 +83,13 @@ impl Space {
 
     /// Calls `f` with all runs of a chunk that are freed, but not usable yet.
     fn freed_in(&self, index: usize, f: &mut dyn FnMut(u32, u32)) {
-        for list in [&self.pending, &self.committing, &self.queued, &self.waiting] {
+        for list in [
+            &self.pending,
+            &self.committing,
+            &self.queued,
+            &self.waiting,
+            &self.in_flight,
+        ] {
             for r in list {
                 let (chunk, block) = self.split(r.addr);
                 if chunk == index {
@@ -134,13 +140,11 @@ impl Space {
         };
         self.pending.try_reserve(leaks.len())?;
         let chunk = self.chunks.get_mut(index).ok_or(Error::Corrupt)?;
-        self.free -= u64::from(chunk.free);
-        chunk.free = map.free();
-        self.free += u64::from(chunk.free);
         chunk.bitmap = Some(map);
         chunk.unusable = false;
         chunk.full_for_nodes = false;
         chunk.dirty = true;
+        self.recount(index);
         for range in leaks {
             self.unreleased += range.blocks;
             self.pending.try_push(range)?;

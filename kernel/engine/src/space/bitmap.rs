@@ -101,6 +101,11 @@ impl Bitmap {
         }
     }
 
+    /// The bits, 64 blocks to a word.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Number of free blocks.
     pub fn free(&self) -> u32 {
         self.words.iter().map(|w| w.count_zeros()).sum()

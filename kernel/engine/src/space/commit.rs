@@ -90,7 +90,9 @@ impl Space {
             bitmaps,
             pages,
             digest,
-            free: self.free + self.unreleased,
+            free: self.free
+                + self.unreleased
+                + self.in_flight.iter().map(|r| r.blocks).sum::<u64>(),
         })
     }
 
@@ -100,7 +102,7 @@ impl Space {
             let bitmap = chunk.bitmap.as_ref().ok_or(Error::Corrupt)?;
             maps.try_push((index, bitmap.try_clone()?))?;
         }
-        for list in [&self.pending, &self.queued, &self.waiting] {
+        for list in [&self.pending, &self.queued, &self.waiting, &self.in_flight] {
             for r in list {
                 let (index, block) = self.split(r.addr);
                 // Where the chunk did not change, the device has it as free already.

@@ -19,6 +19,8 @@
 mod audit;
 mod bitmap;
 mod commit;
+mod flight;
+mod slots;
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,8 @@ struct Chunk {
     entry: ChunkEntry,
     /// Blocks that may be allocated now.
     free: u32,
+    /// Room for nodes among them, see [`slots`].
+    slots: u32,
     /// Loaded when first needed.
     bitmap: Option<Bitmap>,
     /// Allocated in or freed from since the last checkpoint began.
@@ -65,6 +69,18 @@ struct Chunk {
 struct Cursor {
     chunk: usize,
     block: u32,
+}
+
+/// What to search for.
+struct Wanted {
+    /// Longest and shortest run.
+    most: u32,
+    min: u32,
+    /// It begins at a multiple of this.
+    align: u32,
+    /// Only blocks that are of no use for nodes.
+    fragment: bool,
+    class: ChunkClass,
 }
 
 /// Reads in progress, so that blocks are not used again under them.
@@ -105,9 +121,12 @@ pub struct Space {
     metadata_replicas: usize,
     data_replicas: usize,
     free: u64,
+    slots: u64,
     total: u64,
     /// In eighths of a block, so that promises can be taken back in parts.
     reserved: u64,
+    /// Allocated for data, and not yet part of a file.
+    in_flight: Vec<Range>,
     /// Freed in the running generation.
     pending: Vec<Range>,
     /// Freed in the generation that a checkpoint is writing.
@@ -143,14 +162,22 @@ impl Space {
         config: &SpaceConfig,
     ) -> Result<Self> {
         let mut chunks = Vec::try_with_capacity(entries.len())?;
-        let (mut free, mut total) = (0, 0);
+        let (mut free, mut total, mut all_slots) = (0, 0, 0);
         for e in entries {
             let usable = e.blocks.saturating_sub(config.header_blocks);
             total += u64::from(usable);
             free += u64::from(e.free.min(usable));
+            let slots = slots::slots_at_least(
+                e,
+                e.free.min(usable),
+                config.header_blocks,
+                config.node_blocks,
+            );
+            all_slots += u64::from(slots);
             chunks.try_push(Chunk {
                 entry: *e,
                 free: e.free.min(usable),
+                slots,
                 bitmap: None,
                 dirty: false,
                 unusable: false,
@@ -168,8 +195,10 @@ impl Space {
             metadata_replicas: usize::from(config.metadata_replicas),
             data_replicas: usize::from(config.data_replicas),
             free,
+            slots: all_slots,
             total,
             reserved: 0,
+            in_flight: Vec::new(),
             pending: Vec::new(),
             committing: Vec::new(),
             queued: Vec::new(),
@@ -222,6 +251,10 @@ impl Space {
         if self.free < reserved.div_ceil(8).saturating_add(self.hard_reserve()) {
             return Err(Error::NoSpace);
         }
+        let floor = self.node_floor(reserved);
+        if !self.find_node_space(floor) {
+            return Err(Error::NoSpace);
+        }
         self.reserved = reserved;
         Ok(())
     }
@@ -264,6 +297,7 @@ impl Space {
         match result {
             Ok(bitmap) => {
                 chunk.bitmap = Some(bitmap);
+                self.recount(index);
                 Ok(())
             }
             Err(Error::NoMemory) => Err(Error::NoMemory),
@@ -273,9 +307,8 @@ impl Space {
                     LogLevel::Error,
                     format_args!("free-space map of chunk {index}: {e}; run fsck.aegisfs"),
                 );
-                self.free -= u64::from(chunk.free);
-                chunk.free = 0;
                 chunk.unusable = true;
+                self.recount(index);
                 Err(e)
             }
         }
@@ -283,7 +316,11 @@ impl Space {
 
     fn read_bitmap(&self, index: usize, entry: &ChunkEntry) -> Result<Bitmap> {
         if entry.bitmap_generation == 0 {
-            return Ok(Bitmap::empty(entry.blocks, self.header_blocks)?);
+            let bitmap = Bitmap::empty(entry.blocks, self.header_blocks)?;
+            if bitmap.free() != entry.free {
+                return Err(Error::Corrupt);
+            }
+            return Ok(bitmap);
         }
         let slot_bytes = self.header_blocks as usize / 2 * BLOCK_SIZE;
         let mut buf = Vec::try_filled(slot_bytes, 0)?;
@@ -300,20 +337,12 @@ impl Space {
         Ok(bitmap)
     }
 
-    /// Takes up to `want` free blocks of one chunk.
-    fn take(
-        &mut self,
-        index: usize,
-        from: u32,
-        want: u32,
-        min: u32,
-        align: u32,
-        class: ChunkClass,
-    ) -> Result<Option<(u64, u32)>> {
+    /// Takes free blocks of one chunk.
+    fn take(&mut self, index: usize, from: u32, wanted: &Wanted) -> Result<Option<(u64, u32)>> {
         if self
             .chunks
             .get(index)
-            .is_none_or(|c| c.unusable || c.free < min)
+            .is_none_or(|c| c.unusable || c.free < wanted.min)
         {
             return Ok(None);
         }
@@ -322,38 +351,39 @@ impl Space {
             Err(Error::NoMemory) => return Err(Error::NoMemory),
             Err(_) => return Ok(None),
         }
+        let node = self.node_blocks;
         let Some(chunk) = self.chunks.get_mut(index) else {
             return Ok(None);
         };
         let Some(bitmap) = chunk.bitmap.as_mut() else {
             return Ok(None);
         };
-        let Some((block, n)) = bitmap.find(from, want, min, align) else {
+        let found = if wanted.fragment {
+            bitmap.find_fragment(from, wanted.most, node)
+        } else {
+            bitmap.find(from, wanted.most, wanted.min, wanted.align)
+        };
+        let Some((block, n)) = found else {
             return Ok(None);
         };
-        bitmap.set(block, n);
-        chunk.free -= n;
         chunk.dirty = true;
         if chunk.entry.class == ChunkClass::Unused {
-            chunk.entry.class = class;
+            chunk.entry.class = wanted.class;
         }
-        self.free -= u64::from(n);
+        self.mark(index, block, n);
         Ok(Some((self.join(index, block), n)))
     }
 
     /// Searches all chunks from the cursor on: first those of the wanted class and unused ones, then
     /// the others. `avoid` is a chunk that holds another replica.
-    #[allow(clippy::too_many_arguments)] // a search has this many dimensions
     fn search(
         &mut self,
         mut cursor: Cursor,
-        want: u32,
-        min: u32,
-        align: u32,
-        class: ChunkClass,
+        wanted: &Wanted,
         avoid: &[usize],
     ) -> Result<Option<(u64, u32, Cursor)>> {
         let n = self.chunks.len();
+        let class = wanted.class;
         for strict in [true, false] {
             for step in 0..=n {
                 let index = (cursor.chunk + step) % n.max(1);
@@ -361,19 +391,19 @@ impl Space {
                     break;
                 };
                 let own = chunk.entry.class == class || chunk.entry.class == ChunkClass::Unused;
-                let skip = avoid.contains(&index) || (align > 1 && chunk.full_for_nodes);
+                let skip = avoid.contains(&index) || (wanted.align > 1 && chunk.full_for_nodes);
                 if own != strict || skip {
                     continue;
                 }
                 let from = if step == 0 { cursor.block } else { 0 };
-                if let Some((addr, got)) = self.take(index, from, want, min, align, class)? {
+                if let Some((addr, got)) = self.take(index, from, wanted)? {
                     cursor = Cursor {
                         chunk: index,
                         block: self.split(addr).1 + got,
                     };
                     return Ok(Some((addr, got, cursor)));
                 }
-                if from == 0 && align > 1 {
+                if from == 0 && wanted.align > 1 {
                     if let Some(c) = self.chunks.get_mut(index) {
                         c.full_for_nodes = true;
                     }
@@ -389,12 +419,11 @@ impl Space {
     /// `NoSpace` when only what metadata needs is left.
     pub fn allocate_data(&mut self, want: u32) -> Result<([u64; MAX_REPLICAS], u32)> {
         let replicas = self.data_replicas.clamp(1, MAX_REPLICAS);
-        let floor = self.hard_reserve() / 2;
-        let most = self.free.saturating_sub(floor) / replicas as u64;
-        let mut want = want.min(u32::try_from(most).unwrap_or(u32::MAX));
+        let mut want = want;
         if want == 0 {
             return Err(Error::NoSpace);
         }
+        self.reserve_flight()?;
         let mut out = [0; MAX_REPLICAS];
         let mut avoid: [usize; MAX_REPLICAS] = [usize::MAX; MAX_REPLICAS];
         for r in 0..replicas {
@@ -402,7 +431,7 @@ impl Space {
                 Ok((addr, n)) => {
                     // All replicas are as long as the shortest.
                     for a in out.iter().take(r) {
-                        self.give_back(*a + u64::from(n), want - n);
+                        self.free_now(*a + u64::from(n), want - n);
                     }
                     want = n;
                     if let (Some(o), Some(v)) = (out.get_mut(r), avoid.get_mut(r)) {
@@ -412,11 +441,17 @@ impl Space {
                 }
                 Err(e) => {
                     for a in out.iter().take(r) {
-                        self.give_back(*a, want);
+                        self.free_now(*a, want);
                     }
                     return Err(e);
                 }
             }
+        }
+        for addr in out.into_iter().take(replicas) {
+            self.take_off(Range {
+                addr,
+                blocks: u64::from(want),
+            });
         }
         Ok((out, want))
     }
@@ -424,13 +459,26 @@ impl Space {
     fn data_run(&mut self, want: u32, avoid: &[usize]) -> Result<(u64, u32)> {
         /// Runs shorter than this are passed over while longer ones exist.
         const SHORT: u32 = 16;
+        let whole = self.spare_run(want);
         for (min, avoid) in [(want.min(SHORT), avoid), (1, avoid), (1, &[])] {
-            let found = self.search(self.data_cursor, want, min, 1, ChunkClass::Data, avoid)?;
-            if let Some((addr, n, cursor)) = found {
-                if avoid.iter().all(|c| *c == usize::MAX) {
-                    self.data_cursor = cursor;
+            for (most, fragment) in [(whole, false), (want, true)] {
+                let wanted = Wanted {
+                    most,
+                    min,
+                    align: 1,
+                    fragment,
+                    class: ChunkClass::Data,
+                };
+                if most < min || fragment && (min > 1 || self.node_blocks == 1) {
+                    continue;
                 }
-                return Ok((addr, n));
+                let found = self.search(self.data_cursor, &wanted, avoid)?;
+                if let Some((addr, n, cursor)) = found {
+                    if avoid.iter().all(|c| *c == usize::MAX) {
+                        self.data_cursor = cursor;
+                    }
+                    return Ok((addr, n));
+                }
             }
         }
         Err(Error::NoSpace)
@@ -441,17 +489,19 @@ impl Space {
         if blocks == 0 {
             return;
         }
+        self.land(&Range {
+            addr,
+            blocks: u64::from(blocks),
+        });
+        self.free_now(addr, blocks);
+    }
+
+    fn free_now(&mut self, addr: u64, blocks: u32) {
         let (index, block) = self.split(addr);
-        let Some(chunk) = self.chunks.get_mut(index) else {
-            return;
-        };
-        if let Some(bitmap) = chunk.bitmap.as_mut() {
-            let n = bitmap.clear(block, blocks);
-            chunk.free += n;
-            chunk.dirty = true;
-            chunk.full_for_nodes = false;
-            self.free += u64::from(n);
+        if let Some(chunk) = self.chunks.get_mut(index) {
+            chunk.dirty |= chunk.bitmap.is_some();
         }
+        self.unmark(index, block, blocks);
     }
 
     /// Marks blocks in use that a journal record names (recovery).
@@ -467,13 +517,9 @@ impl Space {
             loaded => loaded?,
         }
         if let Some(chunk) = self.chunks.get_mut(index) {
-            if let Some(bitmap) = chunk.bitmap.as_mut() {
-                let n = bitmap.set(block, range.blocks as u32);
-                chunk.free -= n;
-                chunk.dirty = true;
-                self.free -= u64::from(n);
-            }
+            chunk.dirty = true;
         }
+        self.mark(index, block, range.blocks as u32);
         Ok(())
     }
 
@@ -527,15 +573,7 @@ impl Space {
         for r in ranges {
             let (index, block) = self.split(r.addr);
             self.unreleased = self.unreleased.saturating_sub(r.blocks);
-            let Some(chunk) = self.chunks.get_mut(index) else {
-                continue;
-            };
-            if let Some(bitmap) = chunk.bitmap.as_mut() {
-                let n = bitmap.clear(block, r.blocks as u32);
-                chunk.free += n;
-                chunk.full_for_nodes = false;
-                self.free += u64::from(n);
-            }
+            self.unmark(index, block, r.blocks as u32);
             if discard {
                 if let Ok(at) = self.pool.locate(r.addr, r.blocks) {
                     if let Ok(device) = self.pool.device(at.device) {
@@ -574,15 +612,21 @@ impl NodeSpace for Space {
         let size = self.node_blocks;
         for r in 0..self.metadata_replicas.clamp(1, MAX_REPLICAS) {
             let cursor = self.node_cursor.get(r).copied().unwrap_or_default();
-            let class = ChunkClass::Metadata;
-            let mut found = self.search(cursor, size, size, size, class, &avoid)?;
+            let wanted = Wanted {
+                most: size,
+                min: size,
+                align: size,
+                fragment: false,
+                class: ChunkClass::Metadata,
+            };
+            let mut found = self.search(cursor, &wanted, &avoid)?;
             if found.is_none() {
                 // Better two copies in one chunk than no space.
-                found = self.search(Cursor::default(), size, size, size, class, &[])?;
+                found = self.search(Cursor::default(), &wanted, &[])?;
             }
             let Some((addr, _, cursor)) = found else {
                 for a in out.iter().take(r) {
-                    self.give_back(*a, size);
+                    self.free_now(*a, size);
                 }
                 return Err(Error::NoSpace);
             };
@@ -602,7 +646,7 @@ impl NodeSpace for Space {
     fn free_node(&mut self, _tree: u64, pointer: &Pointer, never_written: bool) {
         for addr in pointer.replicas() {
             if never_written {
-                self.give_back(addr, self.node_blocks);
+                self.free_now(addr, self.node_blocks);
             } else {
                 self.free_later(Range {
                     addr,

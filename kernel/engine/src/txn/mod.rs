@@ -174,14 +174,18 @@ impl Fs {
             self.throttle()?;
             let state = self.state.write();
             let levels = u64::from(state.trees.root(TREE)?.level) + 2;
-            let space = self.space.lock();
+            let mut space = self.space.lock();
             let node = (self.node_size / crate::types::BLOCK_SIZE * 2) as u64;
             let worst = STEPS_TYPICAL * levels * node;
-            let need = match class {
-                Class::Grow => space.reserved() + space.hard_reserve(),
-                Class::Reserve => worst.min(space.hard_reserve() / 4),
+            let (fits, could) = match class {
+                Class::Grow => (space.may_grow(), space.could_grow()),
+                Class::Reserve => {
+                    let need = worst.min(space.hard_reserve() / 8 * 3);
+                    let fits = space.find_node_space(need);
+                    (fits, space.node_space() + space.unreleased() >= need)
+                }
             };
-            if space.free() >= need {
+            if fits {
                 drop(space);
                 return Ok(Tx {
                     fs: self,
@@ -192,7 +196,7 @@ impl Fs {
                 });
             }
             // What was freed becomes usable by a checkpoint; if nothing was, the volume is full.
-            if space.free() + space.unreleased() < need || attempt == 2 {
+            if !could || attempt == 2 {
                 return Err(Error::NoSpace);
             }
             drop((space, state));
@@ -349,7 +353,7 @@ fn prepare(
     // Deletes drop nodes, and merging copies one for each level.
     space.reserve_frees(frees + nodes * 3 + 64)?;
     let per_node = (state.trees.pool().node_size() / crate::types::BLOCK_SIZE * 2) as u64;
-    if space.free() < per_node * (puts.div_ceil(8) + usize::from(levels) + 2) as u64 {
+    if space.node_space() < per_node * (puts.div_ceil(8) + usize::from(levels) + 2) as u64 {
         return Err(Error::NoSpace);
     }
     Ok(())
@@ -362,7 +366,7 @@ fn apply(state: &mut State, space: &mut MutexGuard<'_, Space>, record: &[u8]) ->
             Step::Put { tree, key, value } => {
                 let replaced = state.trees.put(tree, &key, value, &mut **space)?;
                 if key.kind == kind::INODE && !replaced {
-                    state.subvolume.inodes += 1;
+                    state.subvolume.inodes = state.subvolume.inodes.saturating_add(1);
                     let next = key.object.saturating_add(1);
                     state.subvolume.next_ino = state.subvolume.next_ino.max(next);
                 }
@@ -373,8 +377,8 @@ fn apply(state: &mut State, space: &mut MutexGuard<'_, Space>, record: &[u8]) ->
                     state.subvolume.inodes = state.subvolume.inodes.saturating_sub(1);
                 }
             }
-            // The allocator did it already; recovery marks them before it applies anything.
-            Step::Allocate { .. } => {}
+            // The allocator marked them already; so does recovery, before it applies anything.
+            Step::Allocate { addr, blocks } => space.claim(&Range { addr, blocks }),
             Step::Free { addr, blocks, .. } => space.free_later(Range { addr, blocks }),
         }
     }
