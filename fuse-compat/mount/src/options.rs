@@ -250,4 +250,37 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
     }
+
+    /// Every option that has an effect stands in the manual page.
+    #[test]
+    fn manual_page_is_complete() {
+        let page = include_str!("../../../docs/man/aegisfs.5").replace('\\', "");
+        let own = include_str!("options.rs")
+            .lines()
+            .skip_while(|line| !line.contains("match (name, value)"))
+            .take_while(|line| !line.contains("_ if is_known"))
+            .filter_map(|line| line.trim().strip_prefix("(\"")?.split_once(", "))
+            .flat_map(|(names, _)| names.split('"').step_by(2));
+        let flags = super::FLAGS.iter().map(|(name, ..)| *name);
+        let mut found = 0;
+        for name in own.chain(flags) {
+            found += 1;
+            let word =
+                |w: &str| w.trim_matches(|c| "\",".contains(c)).trim_end_matches('=') == name;
+            let documented = page
+                .lines()
+                .filter(|line| line.starts_with(".B"))
+                .any(|line| {
+                    line.replace("fR", "")
+                        .replace("fB", "")
+                        .split(' ')
+                        .any(word)
+                });
+            assert!(
+                documented || name == "atime",
+                "`{name}` is not in aegisfs(5)"
+            );
+        }
+        assert!(found > 20, "only {found} options were found");
+    }
 }
