@@ -8,6 +8,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::missing_panics_doc)]
 
 pub mod audit;
+pub mod crash;
 pub mod disk;
 pub mod generate;
 pub mod model;
