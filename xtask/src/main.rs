@@ -5,6 +5,7 @@ mod cmd;
 mod console;
 mod cpio;
 mod debug_kernel;
+mod demo;
 mod guest_image;
 mod host;
 mod kernel;
@@ -20,6 +21,7 @@ mod toolchain;
 mod ui;
 mod vm;
 mod vm_command;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -39,8 +41,14 @@ enum Command {
     Setup(setup::Options),
     /// Build the kernel module.
     Kmod(kmod::Options),
+    /// Show the filesystem at work on a stock kernel, power cut included.
+    Demo(demo::Options),
     /// Run all tests, or some.
     Test(test::Options),
+    /// Build the userspace programs.
+    Tools,
+    /// Check the rules of the source tree.
+    Tidy,
     /// Boot the VM and run a command in it.
     Vm(vm_command::Options),
 }
@@ -61,6 +69,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Setup(options) => setup::main(&options)?,
         Command::Kmod(options) => kmod::main(&options)?,
         Command::Test(options) => return test::main(&options),
+        Command::Demo(options) => return demo::main(&options),
+        Command::Tools => stage::build_tools()?,
+        Command::Tidy => return tidy::main(),
         Command::Vm(options) => return vm_command::main(&options),
     }
     Ok(ExitCode::SUCCESS)

@@ -45,8 +45,15 @@ const TEST_MODULES: &[&str] = &[
     "zram",
 ];
 
-/// Programs that the tools' crates make, and other names that the system knows them by.
-const TOOLS: &[&str] = &["mkfs.aegisfs", "fsck.aegisfs", "aegisfs", "aegisfs-fuse"];
+/// The programs under their installed names, and under those that cargo gives them: it accepts no
+/// dot in a name.
+const TOOLS: &[(&str, &str)] = &[
+    ("mkfs.aegisfs", "mkfs-aegisfs"),
+    ("fsck.aegisfs", "fsck-aegisfs"),
+    ("aegisfs", "aegisfs"),
+    ("aegisfs-fuse", "aegisfs-fuse"),
+];
+/// Other names that the system knows them by.
 const TOOL_LINKS: &[(&str, &str)] = &[("mount.fuse.aegisfs", "aegisfs-fuse")];
 
 const HELPER: &str = "aegis-guest";
@@ -195,8 +202,8 @@ fn add_tools<W: std::io::Write>(
     demand: Demand,
 ) -> Result<()> {
     let mut missing = Vec::new();
-    for tool in TOOLS {
-        let path = paths::tools().join(tool);
+    for (tool, built) in TOOLS {
+        let path = paths::tools().join(built);
         if path.is_file() {
             // Debug information would be most of what the VM has to unpack.
             let stripped = stage.join(tool);

@@ -13,7 +13,7 @@ use crate::vm::{Config, Disk};
 use crate::{guest_image, host};
 
 pub struct Testbed {
-    toolchain: Toolchain,
+    pub toolchain: Toolchain,
     pub kernel: Kernel,
     root_image: PathBuf,
     initramfs: Initramfs,

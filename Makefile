@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# AegisFS: builds everything through `cargo xtask`, and installs it.
+
+CARGO    ?= cargo
+XTASK     = $(CARGO) xtask
+PREFIX   ?= /usr
+SBINDIR  ?= $(PREFIX)/sbin
+MANDIR   ?= $(PREFIX)/share/man
+MODDIR   ?= $(PREFIX)/lib/modules
+
+# Cargo's build directory.
+TARGET   := $(or $(CARGO_TARGET_DIR),target)
+# Cargo accepts no dot in a program's name.
+TOOLS    := mkfs-aegisfs fsck-aegisfs aegisfs aegisfs-fuse
+
+VERSION  := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+
+.PHONY: all setup kmod tools test demo tidy coverage install install-tools install-kmod \
+	install-dkms clean help
+
+all: kmod tools
+
+help:
+	@echo 'make                 kernel module and tools'
+	@echo 'make setup           fetch what builds and virtual machines need (once)'
+	@echo 'make test            all tests; "cargo xtask test --help" for parts of them'
+	@echo 'make demo            the filesystem at work in a virtual machine, power cut included'
+	@echo 'make install         module, tools and manual pages; DESTDIR= is honoured'
+	@echo 'make install-dkms    module source for DKMS, which rebuilds it for every kernel'
+	@echo 'make clean           remove what was built; the cache outside the checkout stays'
+
+setup:
+	$(XTASK) setup
+
+kmod:
+	$(XTASK) kmod
+
+tools:
+	$(XTASK) tools
+
+test:
+	$(XTASK) test
+
+demo:
+	$(XTASK) demo
+
+tidy:
+	$(XTASK) tidy
+
+coverage:
+	$(XTASK) coverage
+
+install: install-tools install-kmod
+
+# Install what was built, without building: as root, cargo may not even be in the path.
+install-tools:
+	@for tool in $(TOOLS); do \
+		test -x $(TARGET)/release/$$tool || \
+			{ echo "$(TARGET)/release/$$tool is not built: run 'make' first" >&2; exit 1; }; \
+	done
+	install -d '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man8'
+	set -e; for tool in $(TOOLS); do \
+		install -m 0755 $(TARGET)/release/$$tool \
+			"$(DESTDIR)$(SBINDIR)/$$(echo $$tool | sed 's/-aegisfs/.aegisfs/')"; \
+	done
+	ln -sf aegisfs-fuse '$(DESTDIR)$(SBINDIR)/mount.fuse.aegisfs'
+	set -e; for page in docs/man/*.8; do \
+		test ! -f "$$page" || install -m 0644 "$$page" '$(DESTDIR)$(MANDIR)/man8'; \
+	done
+
+# One module for each kernel it was built for. In a running system the index follows at once.
+install-kmod:
+	@ls $(TARGET)/kmod/*/aegisfs.ko > /dev/null 2>&1 || \
+		{ echo "no kernel module is built: run 'make' first" >&2; exit 1; }
+	set -e; for module in $(TARGET)/kmod/*/aegisfs.ko; do \
+		release=$$(basename "$$(dirname "$$module")"); \
+		install -d "$(DESTDIR)$(MODDIR)/$$release/updates"; \
+		install -m 0644 "$$module" "$(DESTDIR)$(MODDIR)/$$release/updates/aegisfs.ko"; \
+		if [ -z '$(DESTDIR)' ]; then depmod "$$release"; fi; \
+	done
+
+install-dkms:
+	install -d '$(DESTDIR)$(PREFIX)/src/aegisfs-$(VERSION)'
+	cp -R kernel/. '$(DESTDIR)$(PREFIX)/src/aegisfs-$(VERSION)'
+	sed -i 's/@VERSION@/$(VERSION)/' '$(DESTDIR)$(PREFIX)/src/aegisfs-$(VERSION)/dkms.conf'
+
+clean:
+	$(CARGO) clean
+	rm -rf $(TARGET)/kmod $(TARGET)/vm $(TARGET)/guest $(TARGET)/test $(TARGET)/demo
