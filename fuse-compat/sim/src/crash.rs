@@ -29,7 +29,7 @@ pub struct Config {
     pub ops: u32,
     /// Crash states at each flush, besides nothing and everything.
     pub samples: usize,
-    /// Another thread does checkpoints and syncs meanwhile (such runs cannot be repeated exactly).
+    /// Other threads do checkpoints and syncs meanwhile (such runs cannot be repeated exactly).
     pub threads: bool,
     /// Lies of the disk while the operations run.
     pub faults: Faults,
@@ -127,7 +127,11 @@ pub fn run(config: &Config, totals: &mut Totals, deadline: Option<Instant>) {
 fn record(config: &Config) -> Result<Recording, String> {
     let base = new_volume(&config.shape(), config.seed).map_err(|e| format!("mkfs: {e}"))?;
     let disk = disk_over(&base);
-    disk.set_faults(config.faults, config.seed);
+    let mut faults = config.faults;
+    if config.threads {
+        faults.slow = 300_000;
+    }
+    disk.set_faults(faults, config.seed);
     disk.record();
     let discard = config.seed % 2 == 0;
     let mut fs = Arc::new(mount(&disk, discard).map_err(|e| format!("first mount: {e}"))?);
@@ -141,7 +145,11 @@ fn record(config: &Config) -> Result<Recording, String> {
         models: vec![model.clone()],
         halfway: vec![],
     };
-    let mut helper = config.threads.then(|| Helper::start(&fs, config.seed));
+    let mut helpers = vec![];
+    if config.threads {
+        helpers.push(Helper::start(&fs, |fs| fs.checkpoint()));
+        helpers.push(Helper::start(&fs, Fs::sync));
+    }
     for n in 0..config.ops {
         let remount = !config.threads && generator.rng().chance(1, 60);
         let op = if remount {
@@ -175,32 +183,28 @@ fn record(config: &Config) -> Result<Recording, String> {
         r.digests.push(model.digest());
         r.models.push(model.clone());
     }
-    if let Some(h) = helper.as_mut() {
-        h.stop();
-    }
+    helpers.clear();
     r.events = disk.take_log();
     Ok(r)
 }
 
-/// A thread that checkpoints and syncs.
+/// A thread that does something to the volume again and again.
 struct Helper {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Helper {
-    fn start(fs: &Arc<Box<Fs>>, seed: u64) -> Self {
+    fn start(
+        fs: &Arc<Box<Fs>>,
+        work: impl Fn(&Fs) -> aegisfs_engine::Result<()> + Send + 'static,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (fs, flag) = (fs.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
-            let mut rng = Rng::new(!seed);
             while !flag.load(Ordering::Relaxed) {
                 // Errors stop the volume, which the other thread notices.
-                let _ = if rng.chance(1, 3) {
-                    fs.checkpoint()
-                } else {
-                    fs.sync()
-                };
+                let _ = work(&fs);
                 std::thread::yield_now();
             }
         });

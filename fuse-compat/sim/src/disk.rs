@@ -126,6 +126,8 @@ pub struct Faults {
     pub misdirected: u32,
     /// Flushes that are acknowledged and not done.
     pub ignored_flush: u32,
+    /// Writes and flushes that take a while, so that other threads overtake.
+    pub slow: u32,
 }
 
 struct Inner {
@@ -199,6 +201,18 @@ impl SimDisk {
     #[must_use]
     pub fn injected(&self) -> u64 {
         self.inner().injected
+    }
+
+    /// Waits for a moment if the disk is to be slow now.
+    fn dawdle(&self) {
+        let wait = {
+            let mut inner = self.inner();
+            let slow = inner.faults.slow;
+            inner.hit(slow).then(|| inner.rng.below(200))
+        };
+        if let Some(us) = wait {
+            std::thread::sleep(std::time::Duration::from_micros(us));
+        }
     }
 
     /// Serves `requests` more requests, then fails all.
@@ -315,10 +329,12 @@ impl BlockDevice for SimDisk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.dawdle();
         self.inner().write(offset, data)
     }
 
     fn flush(&self) -> Result<()> {
+        self.dawdle();
         let mut inner = self.inner();
         inner.range(0, 0)?;
         let faults = inner.faults;

@@ -167,7 +167,8 @@ impl Fs {
         if self.read_only.load(Relaxed) {
             return Ok(());
         }
-        match self.journal.commit(upto) {
+        // Nobody can wait for what was never done.
+        match self.journal.commit(upto.min(self.sequence())) {
             Ok(Committed::Yes) => Ok(()),
             Ok(Committed::NeedsCheckpoint) => self.checkpoint(),
             Err(Error::NoMemory) => Err(Error::NoMemory),

@@ -19,6 +19,9 @@ pub struct TablePage {
     pub slot: u8,
     /// CRC32 of the valid version.
     pub crc: u32,
+    /// The other slot holds a newer version, of a checkpoint that a crash ended. It must be written
+    /// over before generations reach its number.
+    pub stale: bool,
 }
 
 /// A bitmap slot to write.
@@ -137,27 +140,29 @@ impl Space {
 
     fn page_images(&self, generation: u64, bitmaps: &[BitmapImage]) -> Result<Vec<PageImage>> {
         let mut pages: Vec<PageImage> = Vec::new();
-        for image in bitmaps {
-            let page = image.chunk / ENTRIES;
-            if pages.last().is_none_or(|p| p.page != page) {
-                let mut bytes = Vec::try_filled(BLOCK_SIZE, 0)?;
-                let first = page * ENTRIES;
-                for (i, chunk) in self.chunks.iter().skip(first).take(ENTRIES).enumerate() {
-                    chunk.entry.encode(&mut bytes, i);
-                }
-                let slot = self.pages.get(page).ok_or(Error::Corrupt)?.slot ^ 1;
-                pages.try_push(PageImage {
-                    page,
-                    state: TablePage { slot, crc: 0 },
-                    bytes,
-                })?;
+        let mut rest = bitmaps;
+        for (page, state) in self.pages.iter().enumerate() {
+            let n = rest.partition_point(|image| image.chunk / ENTRIES <= page);
+            let (changed, after) = rest.split_at_checked(n).ok_or(Error::Corrupt)?;
+            rest = after;
+            if changed.is_empty() && !state.stale {
+                continue;
             }
-            if let Some(p) = pages.last_mut() {
-                image.entry.encode(&mut p.bytes, image.chunk % ENTRIES);
+            let mut bytes = Vec::try_filled(BLOCK_SIZE, 0)?;
+            let first = page * ENTRIES;
+            for (i, chunk) in self.chunks.iter().skip(first).take(ENTRIES).enumerate() {
+                chunk.entry.encode(&mut bytes, i);
             }
-        }
-        for p in pages.iter_mut() {
-            p.state.crc = seal_page(&mut p.bytes, self.pool.uuid(), generation, p.page as u32);
+            for image in changed {
+                image.entry.encode(&mut bytes, image.chunk % ENTRIES);
+            }
+            let crc = seal_page(&mut bytes, self.pool.uuid(), generation, page as u32);
+            let state = TablePage {
+                slot: state.slot ^ 1,
+                crc,
+                stale: false,
+            };
+            pages.try_push(PageImage { page, state, bytes })?;
         }
         Ok(pages)
     }

@@ -91,6 +91,8 @@ pub fn scan(pool: &Pool, sb: &Superblock, epoch: u64) -> Result<Replay> {
         used: 0,
     };
     let ring = u64::from(sb.journal_blocks);
+    // Number of the record after those of the last entry.
+    let mut end = 0;
     loop {
         let mut at = replay.head;
         let mut found = entry_at(pool, sb, epoch, at, replay.sequence)?;
@@ -101,8 +103,10 @@ pub fn scan(pool: &Pool, sb: &Superblock, epoch: u64) -> Result<Replay> {
         let Some((header, bytes)) = found else { break };
         let first = header.first_record;
         let next = first.saturating_add(u64::from(header.records));
-        // The first entry may begin with records that the checkpoint holds; then there are no gaps.
-        let follows = first <= replay.records && next >= replay.records;
+        // The first entries may hold records that the checkpoint holds too, if it began while they
+        // were being written; what else it holds was never written. After that there are no gaps.
+        let follows = (end..=replay.records).contains(&first);
+        end = next;
         let blocks = (header.length as usize).div_ceil(BLOCK_SIZE) as u32;
         let skipped = if at == 0 && replay.head != 0 {
             sb.journal_blocks - replay.head
@@ -119,7 +123,7 @@ pub fn scan(pool: &Pool, sb: &Superblock, epoch: u64) -> Result<Replay> {
         }
         replay.head = (at + blocks) % sb.journal_blocks;
         replay.sequence += 1;
-        replay.records = next;
+        replay.records = replay.records.max(next);
         replay.entries.try_push(bytes)?;
         replay.firsts.try_push(first)?;
     }

@@ -212,7 +212,11 @@ fn write_table(
             entries.try_push(entry)?;
         }
         let crc = seal_page(&mut page, &sb.uuid, 0, index);
-        pages.try_push(TablePage { slot: 0, crc })?;
+        pages.try_push(TablePage {
+            slot: 0,
+            crc,
+            stale: false,
+        })?;
         for table in [TABLE_OFFSET, sb.tail_table] {
             let at = table + u64::from(index) * 2 * BLOCK_SIZE as u64;
             device.write(at, &page)?;

@@ -148,7 +148,8 @@ pub fn read_table(
                 }
             }
         }
-        pages.try_push(TablePage { slot, crc })?;
+        let stale = seen.iter().flatten().flatten().any(|g| *g > sb.generation);
+        pages.try_push(TablePage { slot, crc, stale })?;
         for i in 0..ENTRIES {
             if entries.len() == sb.chunks as usize {
                 break;

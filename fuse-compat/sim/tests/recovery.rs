@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Crashes that random runs meet too rarely, each arranged by hand.
+
+use aegisfs_engine::{
+    BlockDevice, Error, Fs, MountOptions, NewInode, Result, XattrMode, MODE_DIR, MODE_FILE,
+    ROOT_INO,
+};
+use aegisfs_sim::audit::audit;
+use aegisfs_sim::disk::{Event, SimDisk, PAGE};
+use aegisfs_sim::volume::{disk_over, mount, new_volume, Shape};
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+
+fn volume(mib: u64, metadata_replicas: u8) -> SimDisk {
+    let shape = Shape {
+        size: mib << 20,
+        node_size: 4096,
+        metadata_replicas,
+        data_replicas: 1,
+    };
+    disk_over(&new_volume(&shape, 7).unwrap())
+}
+
+fn new(mode: u32) -> NewInode<'static> {
+    NewInode {
+        mode: mode | 0o700,
+        ..NewInode::default()
+    }
+}
+
+/// Tells when a write to the journal comes, and lets it pass only when told to.
+struct Gate {
+    disk: SimDisk,
+    journal: std::ops::Range<u64>,
+    gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+}
+
+impl BlockDevice for Gate {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.disk.read(offset, buf)
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if self.journal.contains(&offset) {
+            let gate = self.gate.lock().unwrap().take();
+            if let Some((came, go)) = gate {
+                came.send(()).unwrap();
+                go.recv().unwrap();
+            }
+        }
+        self.disk.write(offset, data)
+    }
+    fn flush(&self) -> Result<()> {
+        self.disk.flush()
+    }
+}
+
+/// A checkpoint that begins while a leader is writing several entries holds their records already:
+/// recovery finds entries that are wholly older than the checkpoint.
+#[test]
+fn entries_that_a_checkpoint_overtook() {
+    let disk = volume(64, 2);
+    let (sb, _) = aegisfs_engine::read_superblock(&disk).unwrap();
+    let (came, arrived) = channel();
+    let (go, wait) = channel();
+    let gate = Gate {
+        disk: disk.clone(),
+        journal: sb.journal_offset..sb.journal_offset + u64::from(sb.journal_blocks) * PAGE as u64,
+        gate: Mutex::new(Some((came, wait))),
+    };
+    let mut devices = aegisfs_platform::Vec::new();
+    let device: aegisfs_platform::Box<dyn BlockDevice> = Box::new(gate);
+    devices.try_push(device).unwrap();
+    let fs: Arc<Box<Fs>> = Arc::new(Fs::mount(devices, MountOptions::default()).unwrap());
+    let d = fs.create(ROOT_INO, b"d", &new(MODE_DIR)).unwrap();
+    // More than one entry's worth.
+    for i in 0..40u8 {
+        fs.setxattr(d.ino, b"user.x", &vec![i; 60_000], XattrMode::Any)
+            .unwrap();
+    }
+    let syncer = {
+        let fs = fs.clone();
+        std::thread::spawn(move || fs.sync())
+    };
+    arrived.recv().unwrap();
+    fs.create(d.ino, b"later", &new(MODE_FILE)).unwrap();
+    fs.checkpoint().unwrap();
+    go.send(()).unwrap();
+    syncer.join().unwrap().unwrap();
+    fs.create(d.ino, b"last", &new(MODE_FILE)).unwrap();
+    fs.sync().unwrap();
+    drop(fs);
+    let fs = mount(&disk, false).unwrap();
+    for name in [&b"later"[..], b"last"] {
+        fs.lookup(d.ino, name).unwrap();
+    }
+    fs.unmount().unwrap();
+    assert_eq!(audit(&disk, true).unwrap(), Vec::<String>::new());
+}
+
+/// A checkpoint that a crash ended has left a page of the chunk table in the slot that is not valid.
+/// Later checkpoints that do not write that page must not make it valid.
+#[test]
+fn pages_of_an_unfinished_checkpoint() {
+    let disk = volume(300, 1);
+    let fs = mount(&disk, false).unwrap();
+    // The search for data goes on in a chunk of the second page.
+    let mut runs = vec![];
+    let f = fs.create(ROOT_INO, b"f", &new(MODE_FILE)).unwrap();
+    for _ in 0..66 {
+        runs.push(fs.alloc_data(f.ino, 0, 1024).unwrap());
+    }
+    for run in runs {
+        fs.abort_data(run);
+    }
+    fs.checkpoint().unwrap();
+    let before = disk.image();
+    let disk = disk_over(&Arc::new(before.clone()));
+    drop(fs);
+    let fs = mount(&disk, false).unwrap();
+    fs.sync().unwrap();
+    for _ in 0..64 {
+        let run = fs.alloc_data(f.ino, 0, 1024).unwrap();
+        fs.abort_data(run);
+    }
+    fs.write(f.ino, 0, &[1; 10_000]).unwrap();
+    disk.record();
+    let mut image = disk.image();
+    fs.checkpoint().unwrap();
+    // All of it but the superblock, which comes last.
+    let mut batches = vec![vec![]];
+    for event in disk.take_log() {
+        match event {
+            Event::Flush => batches.push(vec![]),
+            Event::Write(w) => batches.last_mut().unwrap().push(w),
+            _ => {}
+        }
+    }
+    for w in &batches[0] {
+        image.set(w.page, w.data.clone());
+    }
+    assert!(!batches[1].is_empty());
+    let disk = disk_over(&Arc::new(image));
+    drop(fs);
+    for _ in 0..4 {
+        let fs = mount(&disk, false).unwrap();
+        fs.setattr(ROOT_INO, &aegisfs_engine::SetAttr::default())
+            .unwrap();
+        fs.unmount().unwrap();
+        assert_eq!(audit(&disk, true).unwrap(), Vec::<String>::new());
+    }
+}
+
+/// Numbers of operations that were never done are as durable as can be.
+#[test]
+fn asking_for_more_than_there_is() {
+    let disk = volume(32, 2);
+    let fs = mount(&disk, false).unwrap();
+    fs.create(ROOT_INO, b"f", &new(MODE_FILE)).unwrap();
+    fs.commit(u64::MAX).unwrap();
+    fs.unmount().unwrap();
+    assert_eq!(
+        fs.create(ROOT_INO, b"g", &new(MODE_FILE)),
+        Err(Error::Shutdown)
+    );
+}
