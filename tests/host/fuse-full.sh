@@ -62,10 +62,12 @@ for size in 1000000 65536 5000 4096 1000 0; do
 	python3 "$tmp/fill.py" "$mnt/$size" "$size" || fail "filling with files of $size bytes"
 	# Changes that need space fail cleanly or work; nothing hangs, nothing is read-only.
 	mkdir "$mnt/new" 2>/dev/null && rmdir "$mnt/new"
-	mv "$mnt/$size" "$mnt/renamed" && mv "$mnt/renamed" "$mnt/$size" || fail "rename on a full volume"
+	if mv "$mnt/$size" "$mnt/renamed" 2>/dev/null; then
+		mv "$mnt/renamed" "$mnt/$size" || fail "renaming back on a full volume"
+	fi
 	# Space that is given back can be used at once.
-	rm "$mnt/$size/0" "$mnt/$size/1" "$mnt/$size/2" || fail "unlink on a full volume"
-	: >"$mnt/$size/3" || fail "truncate on a full volume"
+	: >"$mnt/$size/0" || fail "truncate on a full volume"
+	(cd "$mnt/$size" && seq 1 200 | xargs rm -f) || fail "unlink on a full volume"
 	echo again >"$mnt/again" || fail "a small file after removals"
 	rm "$mnt/again"
 	rm -r "${mnt:?}/$size" || fail "rm -r on a full volume"
@@ -99,11 +101,11 @@ for turn in range(6):
         os.unlink(f"{base}/{name}")
     os.sync()
     for i in range(50):
-        os.makedirs(f"{base}/directory{turn}/{i}")
+        os.makedirs(f"{base}-directories/{turn}/{i}")
     print(f"turn {turn}: {made} files made")
 EOF
 python3 "$tmp/pieces.py" "$mnt/pieces" || fail "free space in pieces"
-rm -r "$mnt/pieces" || fail "rm -r with free space in pieces"
+rm -r "$mnt"/pieces* || fail "rm -r with free space in pieces"
 settle $((start - 64)) "after free space in pieces"
 
 # Remounting a full volume works, and so does removing then.
