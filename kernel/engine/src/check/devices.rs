@@ -156,10 +156,10 @@ fn superblocks(
                 Ok(sb) => {
                     let same_volume = sb.uuid == newest.uuid;
                     let other = if slot == own {
-                        sb != newest
+                        *sb != *newest
                     } else {
                         sb.generation >= newest.generation
-                            || twin.as_ref().is_some_and(|t| *t != sb)
+                            || twin.as_ref().is_some_and(|t| **t != *sb)
                     };
                     twin = Some(sb);
                     if same_volume && !other {

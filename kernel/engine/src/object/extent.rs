@@ -294,7 +294,8 @@ impl Fs {
     /// `block` on, `sums` their checksums. The file is at least `size` bytes long afterwards.
     ///
     /// # Errors
-    /// `Stale` when the inode is gone, `NoSpace`, device errors: the run is given back then.
+    /// `Stale` when the inode is gone, `Invalid` when preallocated space is not there any more,
+    /// `NoSpace`, device errors: the run is given back then.
     pub fn commit_data(
         &self,
         ino: u64,
@@ -337,10 +338,15 @@ impl Fs {
             }
             drop_inline(&mut tx, &mut attr)?;
         }
-        let keep = run
-            .preallocated
-            .then(|| run.at.first().map_or(0, |l| l.block));
-        if cut(&mut tx, &mut attr, block, end, keep)? < end {
+        let mut keep = run.preallocated.then(|| Keep {
+            addr: run.at.first().map_or(0, |l| l.block),
+            blocks: 0,
+        });
+        if cut(&mut tx, &mut attr, block, end, keep.as_mut())? < end {
+            return Err(Error::Invalid);
+        }
+        // Space that was punched out, or written by somebody else, is not the caller's any more.
+        if keep.is_some_and(|k| k.blocks != u64::from(run.blocks)) {
             return Err(Error::Invalid);
         }
         let birth = tx.state.trees.generation();
@@ -734,10 +740,23 @@ fn overlapping(tx: &Tx<'_>, ino: u64, from: u64, to: u64) -> Result<(Records, u6
     Ok((list, next))
 }
 
+/// Unwritten blocks that are about to be put back as written.
+struct Keep {
+    /// Where the first one stands.
+    addr: u64,
+    /// How many were found.
+    blocks: u64,
+}
+
 /// Takes blocks `from..to` out of a file's extents and frees them; keeps what sticks out on both
-/// sides. Blocks that stand at the logical address `keep` on are taken out but not freed: they are
-/// about to be put back as written. Gives the block up to which it came.
-fn cut(tx: &mut Tx<'_>, attr: &mut Attr, from: u64, to: u64, keep: Option<u64>) -> Result<u64> {
+/// sides. What `keep` names is taken out but not freed. Gives the block up to which it came.
+fn cut(
+    tx: &mut Tx<'_>,
+    attr: &mut Attr,
+    from: u64,
+    to: u64,
+    mut keep: Option<&mut Keep>,
+) -> Result<u64> {
     if from >= to {
         return Ok(to);
     }
@@ -757,12 +776,13 @@ fn cut(tx: &mut Tx<'_>, attr: &mut Attr, from: u64, to: u64, keep: Option<u64>) 
         let blocks = (cut_to - cut_from) as u32;
         let middle = m.extent.slice((cut_from - m.start) as u32, blocks);
         attr.blocks = attr.blocks.saturating_sub(u64::from(blocks));
-        let kept = keep.is_some_and(|k| {
+        let kept = keep.as_deref_mut().filter(|k| {
             m.extent.kind == ExtentKind::Unwritten
-                && middle.addr[0] == k.saturating_add(cut_from - from)
+                && middle.addr[0] == k.addr.saturating_add(cut_from - from)
         });
-        if !kept {
-            free_extent(tx, &middle)?;
+        match kept {
+            Some(k) => k.blocks += u64::from(blocks),
+            None => free_extent(tx, &middle)?,
         }
     }
     Ok(next)

@@ -16,7 +16,7 @@ use crate::types::{
     Attr, NewInode, SetAttr, Time, BLOCK_SHIFT, BLOCK_SIZE, MODE_BLOCK, MODE_CHAR, MODE_DIR,
     MODE_FIFO, MODE_FILE, MODE_SOCKET, MODE_SYMLINK, MODE_TYPE, SYMLINK_MAX,
 };
-use aegisfs_platform::Vec;
+use aegisfs_platform::{log, LogLevel, Vec};
 
 /// Records that one transaction of a long deletion removes at most.
 const DELETE_STEP: usize = 128;
@@ -58,7 +58,7 @@ impl Fs {
         attr.flags = set.flags.unwrap_or(attr.flags);
         attr.project = set.project.unwrap_or(attr.project);
         attr.ctime = set.ctime.unwrap_or_else(Time::now);
-        attr.version = set.version.unwrap_or(attr.version + 1);
+        attr.version = set.version.unwrap_or(attr.version.saturating_add(1));
         let times = [attr.atime, attr.mtime, attr.ctime, attr.btime];
         if times.iter().any(|t| t.nsec >= 1_000_000_000) {
             return Err(Error::Invalid);
@@ -238,12 +238,20 @@ impl Fs {
                     })
             })?;
             let Some(ino) = next else { return Ok(count) };
-            match self.getattr(ino) {
-                Ok(attr) if attr.nlink > 0 => self.finish_truncate(ino)?,
-                Ok(_) | Err(Error::Stale) => self.evict(ino)?,
+            let finished = match self.getattr(ino) {
+                Ok(attr) if attr.nlink > 0 => self.finish_truncate(ino),
+                Ok(_) | Err(Error::Stale) => self.evict(ino),
+                Err(e) => Err(e),
+            };
+            match finished {
+                Ok(()) => count += 1,
+                // Its space is not to be had; that is no reason to refuse all the rest.
+                Err(e @ (Error::Corrupt | Error::NoSpace)) => log(
+                    LogLevel::Error,
+                    format_args!("inode {ino} stays deleted in part: {e}; run fsck.aegisfs"),
+                ),
                 Err(e) => return Err(e),
             }
-            count += 1;
             match ino.checked_add(1) {
                 Some(after) => from = orphan_key(after),
                 None => return Ok(count),
@@ -264,7 +272,8 @@ impl Fs {
                 attr.blocks = attr.blocks.saturating_sub(gone.blocks);
                 tx.put_inode(&attr)?;
             }
-            if gone.done {
+            // Without a name it needs the record for its own end.
+            if gone.done && attr.nlink > 0 {
                 tx.delete(orphan_key(ino))?;
             }
             tx.commit()?;

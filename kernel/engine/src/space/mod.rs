@@ -154,7 +154,8 @@ pub struct SpaceConfig {
 }
 
 impl Space {
-    /// From the chunk table. No bitmap is read yet.
+    /// From the chunk table. No bitmap is read yet. Not inlined: the value is large for a kernel stack.
+    #[inline(never)]
     pub fn new(
         pool: Arc<Pool>,
         entries: &[ChunkEntry],
