@@ -158,3 +158,39 @@ fn data_in_flight_does_not_leak() {
     }
     assert!(taken.len() > 10);
 }
+
+#[test]
+fn punched_out_space_is_not_committed() {
+    let disk = volume(40, 16384);
+    let fs = mount(&disk, false).unwrap();
+    let a = fs.create(ROOT_INO, b"f", &file()).unwrap();
+    fs.fallocate(a.ino, 0, 100 * 4096, false).unwrap();
+    let sums = [aegisfs_platform::crc32(0, &[0; 4096]); 10];
+    for taken in [(20, 10), (25, 1), (29, 50)] {
+        let run = fs.alloc_data(a.ino, 20, 10).unwrap();
+        assert!(run.preallocated && run.blocks == 10);
+        fs.punch_blocks(a.ino, taken.0, taken.1).unwrap();
+        let done = fs.commit_data(a.ino, 20, run, &sums, 100 * 4096, None);
+        assert_eq!(done, Err(Error::Invalid));
+        fs.punch_blocks(a.ino, 0, 100).unwrap();
+        fs.checkpoint().unwrap();
+        fs.fallocate(a.ino, 0, 100 * 4096, false).unwrap();
+    }
+    fs.unmount().unwrap();
+    assert_eq!(audit(&disk, false).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn the_change_cookie_does_not_overflow() {
+    let disk = volume(40, 16384);
+    let fs = mount(&disk, false).unwrap();
+    let set = aegisfs_engine::SetAttr {
+        version: Some(u64::MAX),
+        ..aegisfs_engine::SetAttr::default()
+    };
+    fs.setattr(ROOT_INO, &set).unwrap();
+    fs.setattr(ROOT_INO, &aegisfs_engine::SetAttr::default())
+        .unwrap();
+    fs.create(ROOT_INO, b"f", &file()).unwrap();
+    fs.unmount().unwrap();
+}
