@@ -31,6 +31,9 @@ mod usage;
 mod walk;
 mod xattrs;
 
+#[cfg(test)]
+mod tests;
+
 pub use devices::diagnose;
 pub use problem::{Name, NodeCopyFault, Object, Problem, Severity, Stage, SuperCopyFault};
 pub use repair::{Outcome, Repair};

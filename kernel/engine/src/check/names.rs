@@ -186,7 +186,7 @@ fn join(cx: &mut Checker<'_>, rows: &mut Rows, i: usize, run: &[Reference]) -> R
         })?;
     }
     let Some(own) = own else { return Ok(()) };
-    if own.dir != row.parent {
+    if own.dir != row.parent && !row.missing {
         cx.report(&Problem::DirectoryParent {
             ino: row.ino,
             found: row.parent,
@@ -220,7 +220,6 @@ fn reach(cx: &mut Checker<'_>, names: &mut Names) -> Result<()> {
                 break None;
             }
             if row.mark == Mark::OnWay {
-                row.mark = Mark::Ends;
                 break Some((row.ino, row.parent));
             }
             row.mark = Mark::OnWay;

@@ -176,7 +176,8 @@ impl Repair<'_> {
             mode: match mode {
                 MODE_DIR if ino == ROOT_INO => MODE_DIR | 0o755,
                 MODE_DIR => MODE_DIR | 0o700,
-                MODE_FILE => MODE_FILE | 0o600,
+                // A link without a target cannot be.
+                MODE_SYMLINK if inline == 0 => MODE_FILE | 0o600,
                 other => other | 0o600,
             },
             nlink: if mode == MODE_DIR { 2 } else { 1 },
@@ -209,8 +210,8 @@ impl Repair<'_> {
     pub(super) fn recount(&self, dir: u64) -> Result<()> {
         let (mut entries, mut size, mut subdirs) = (0u64, 0u64, 0u32);
         let counted = each(self.fs, dir, kind::DIRENT, &mut |_, value| {
-            entries += 1;
             if let Some(e) = Dirent::decode(value) {
+                entries += 1;
                 size += 16 + e.name.len() as u64;
                 subdirs += u32::from(u32::from(e.kind) << 12 == MODE_DIR);
             }
