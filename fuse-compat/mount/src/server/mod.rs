@@ -43,7 +43,7 @@ use setattr::Changes;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// How long the kernel may trust names and attributes without asking.
@@ -71,6 +71,7 @@ const WANTED: [InitFlags; 10] = [
 pub struct Server {
     fs: Arc<Fs>,
     inodes: Inodes,
+    postponed: Mutex<Vec<u64>>,
     notifier: Arc<OnceLock<Notifier>>,
     atime: Atime,
     nodiratime: bool,
@@ -84,6 +85,7 @@ impl Server {
         Self {
             fs,
             inodes: Inodes::new(),
+            postponed: Mutex::default(),
             notifier: Arc::new(OnceLock::new()),
             atime: plan.atime,
             nodiratime: plan.nodiratime,
@@ -223,7 +225,8 @@ impl Filesystem for Server {
 
     /// The connection has ended: who was unlinked but open is not open any more.
     fn destroy(&mut self) {
-        for ino in self.inodes.drain_orphans() {
+        let postponed = std::mem::take(&mut *self.postponed());
+        for ino in self.inodes.drain_orphans().into_iter().chain(postponed) {
             self.evict(ino);
         }
     }

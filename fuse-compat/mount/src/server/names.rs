@@ -7,6 +7,7 @@ use super::Server;
 use aegisfs_engine::{Attr, RenameMode};
 use aegisfs_platform::Vec as EngineVec;
 use fuser::RenameFlags;
+use std::sync::{MutexGuard, PoisonError};
 
 impl Server {
     /// A name in a directory. The kernel asks for `.` and `..` when it decodes NFS file handles.
@@ -83,11 +84,26 @@ impl Server {
         }
     }
 
-    /// Frees an inode without names and without users.
+    /// Frees an inode without names and without users. One that cannot be freed now is tried again
+    /// after the next one that can; on the volume it stays marked for deletion.
     pub fn evict(&self, ino: u64) {
-        // It stays on the engine's list of orphans then, and the next mount tries again.
         if let Err(e) = self.fs.evict(ino) {
             tracing::warn!("cannot free inode {ino} yet: {e}");
+            self.postponed().push(ino);
+            return;
         }
+        let Some(earlier) = self.postponed().pop() else {
+            return;
+        };
+        if self.fs.evict(earlier).is_err() {
+            self.postponed().push(earlier);
+        }
+    }
+
+    /// Inodes that could not be freed when they should have been.
+    pub fn postponed(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.postponed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
