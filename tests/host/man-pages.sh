@@ -26,6 +26,7 @@ compare() {
 }
 
 of_help mkfs.aegisfs | compare mkfs.aegisfs.8
+of_help fsck.aegisfs | compare fsck.aegisfs.8
 of_help aegisfs-fuse | compare aegisfs-fuse.8
 {
 	of_help aegisfs

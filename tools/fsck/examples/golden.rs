@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Makes the golden images of the current format version: `PREFIX-clean.lz4`, unmounted in order, and
+//! `PREFIX-journal.lz4`, whose content is in the journal alone. Done once for each version:
+//! `cargo run --release -p aegisfs_fsck --example golden -- tests/golden/format-1`
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use aegisfs_engine::{format_volume, FormatOptions};
+use aegisfs_platform::Vec as EngineVec;
+use std::error::Error;
+use support::Disk;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let prefix = std::env::args().nth(1).ok_or("usage: golden PREFIX")?;
+    for (name, node_size, clean) in [("clean", 4096, true), ("journal", 16384, false)] {
+        let disk = Disk::new(32 << 20);
+        let mut options = FormatOptions::new();
+        options.node_size = node_size;
+        options.label = EngineVec::try_from_slice(b"golden").map_err(|_| "no memory")?;
+        options.data_replicas = if clean { 2 } else { 1 };
+        format_volume(disk.pool(), &options)?;
+        let fs = disk.mount(false);
+        support::fill(&fs)?;
+        if clean {
+            fs.unmount()?;
+        } else {
+            // The crash after that leaves the journal to be replayed.
+            fs.sync()?;
+            drop(fs);
+        }
+        let image = disk.encode();
+        support::verify(&Disk::decode(&image).mount(true));
+        let path = format!("{prefix}-{name}.lz4");
+        std::fs::write(&path, &image)?;
+        println!("{path}: {} bytes", image.len());
+    }
+    Ok(())
+}
