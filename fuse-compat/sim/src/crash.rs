@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::ops::{Data, Op};
 use crate::rng::{hash_bytes, Rng};
 use crate::volume::{disk_over, is_full, mount, new_volume, Shape};
-use aegisfs_engine::{Fs, NewInode, MODE_FILE, ROOT_INO};
+use aegisfs_engine::{Error, Fs, NewInode, MODE_FILE, ROOT_INO};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -31,8 +31,11 @@ pub struct Config {
     pub samples: usize,
     /// Other threads do checkpoints and syncs meanwhile (such runs cannot be repeated exactly).
     pub threads: bool,
-    /// Lies of the disk while the operations run.
+    /// Faults of the disk while the operations run.
     pub faults: Faults,
+    /// The faults are honest: operations may fail with an error of the device, and then the run
+    /// ends.
+    pub errors: bool,
 }
 
 impl Config {
@@ -45,6 +48,7 @@ impl Config {
             samples: 6,
             threads: false,
             faults: Faults::default(),
+            errors: false,
         }
     }
 
@@ -93,6 +97,14 @@ struct Recording {
     halfway: Vec<Vec<u64>>,
 }
 
+impl Recording {
+    fn push(&mut self, op: Op, model: &Model) {
+        self.ops.push(op);
+        self.digests.push(model.digest());
+        self.models.push(model.clone());
+    }
+}
+
 /// Which prefixes a crash state may show: at least `low` operations, at most `high`.
 #[derive(Clone, Copy, Debug)]
 struct Window {
@@ -131,10 +143,10 @@ fn record(config: &Config) -> Result<Recording, String> {
     if config.threads {
         faults.slow = 300_000;
     }
-    disk.set_faults(faults, config.seed);
     disk.record();
     let discard = config.seed % 2 == 0;
-    let mut fs = Arc::new(mount(&disk, discard).map_err(|e| format!("first mount: {e}"))?);
+    let mut fs = Arc::from(mount(&disk, discard).map_err(|e| format!("first mount: {e}"))?);
+    disk.set_faults(faults, config.seed);
     let mut generator = Generator::new(config.seed, Profile::CRASH);
     let mut model = Model::new();
     let mut r = Recording {
@@ -161,8 +173,19 @@ fn record(config: &Config) -> Result<Recording, String> {
         r.halfway.push(model.halfway(&op, digest));
         disk.note(Event::Begin(n));
         if remount {
-            fs.unmount().map_err(|e| format!("unmount: {e}"))?;
-            fs = Arc::new(mount(&disk, discard).map_err(|e| format!("remount: {e}"))?);
+            if let Err(e) = fs.unmount() {
+                if config.errors {
+                    r.push(op, &model);
+                    break;
+                }
+                return Err(format!("unmount: {e}"));
+            }
+            let mounted = mount(&disk, discard);
+            if config.errors && mounted.is_err() {
+                r.push(op, &model);
+                break;
+            }
+            fs = Arc::from(mounted.map_err(|e| format!("remount: {e}"))?);
             model.drop_unnamed();
         } else {
             let got = op.run(&fs);
@@ -171,6 +194,11 @@ fn record(config: &Config) -> Result<Recording, String> {
                 break;
             }
             let want = model.run(&op);
+            if config.errors && matches!(got, Err(Error::Io | Error::Shutdown | Error::Corrupt)) {
+                // Done, not done, or done in part: the next mount will tell.
+                r.push(op, &model);
+                break;
+            }
             if got != want {
                 return Err(format!("operation {n}, {op:?}: {got:?}, model: {want:?}"));
             }
@@ -179,9 +207,7 @@ fn record(config: &Config) -> Result<Recording, String> {
             op: n,
             durable: op.is_durable(),
         });
-        r.ops.push(op);
-        r.digests.push(model.digest());
-        r.models.push(model.clone());
+        r.push(op, &model);
     }
     helpers.clear();
     r.events = disk.take_log();
@@ -196,7 +222,7 @@ struct Helper {
 
 impl Helper {
     fn start(
-        fs: &Arc<Box<Fs>>,
+        fs: &Arc<Fs>,
         work: impl Fn(&Fs) -> aegisfs_engine::Result<()> + Send + 'static,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));

@@ -9,6 +9,7 @@
 
 pub mod audit;
 pub mod crash;
+pub mod damage;
 pub mod disk;
 pub mod generate;
 pub mod model;

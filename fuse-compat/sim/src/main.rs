@@ -2,7 +2,7 @@
 //! Command line of the simulator. The last line with `--json` is one JSON object.
 
 use aegisfs_sim::crash::{run, Config, Totals};
-use aegisfs_sim::seed_from_env;
+use aegisfs_sim::{damage, seed_from_env};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -18,6 +18,21 @@ struct Cli {
 enum Command {
     /// Mounts what power failures leave, and compares with the model.
     Crash(Crash),
+    /// Mounts damaged images, and does everything with them.
+    Damage(Damage),
+}
+
+#[derive(clap::Args)]
+struct Damage {
+    /// Number of images.
+    #[arg(long, default_value_t = 1000)]
+    images: u64,
+    /// Seed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -45,6 +60,39 @@ struct Crash {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Crash(args) => crash(&args),
+        Command::Damage(args) => damage(&args),
+    }
+}
+
+fn damage(args: &Damage) -> ExitCode {
+    let seed = args.seed.unwrap_or_else(seed_from_env);
+    println!("seed {seed}");
+    let mut t = damage::Totals::default();
+    if let Err(e) = damage::run(seed, args.images, &mut t) {
+        eprintln!("{e}");
+        return ExitCode::FAILURE;
+    }
+    for v in &t.violations {
+        println!("VIOLATION {v}");
+    }
+    let violations = t.violations.len();
+    if args.json {
+        println!(
+            "{{\"seed\":{seed},\"images\":{},\"repaired\":{},\"mounted\":{},\"answers\":{},\
+             \"errors\":{},\"violations\":{violations}}}",
+            t.images, t.repaired, t.mounted, t.answers, t.errors
+        );
+    } else {
+        println!(
+            "{} damaged images, {} with repaired checksums, {} mounted, {} answers, {} errors, \
+             {violations} violations",
+            t.images, t.repaired, t.mounted, t.answers, t.errors
+        );
+    }
+    if violations == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 

@@ -86,11 +86,53 @@ fn misdirected_writes_are_noticed() {
     });
 }
 
+/// Errors that the disk reports: the operation fails, or is healed from another copy; what was
+/// durable stays.
+fn survives(faults: Faults) {
+    let first = seed_from_env();
+    let mut totals = Totals::default();
+    for seed in 0..8 {
+        let config = Config {
+            faults,
+            errors: true,
+            samples: 3,
+            ..Config::new(first.wrapping_add(seed))
+        };
+        run(&config, &mut totals, None);
+        let violation = totals.violations.first();
+        assert!(violation.is_none(), "{faults:?}: {}", totals.violations[0]);
+    }
+    assert!(totals.unique_states > 20);
+}
+
 #[test]
-fn failing_writes_are_noticed() {
-    // The engine must report them; the run then ends with another result than the model's.
-    notices(Faults {
-        write_error: 50_000,
+fn failing_writes_are_survived() {
+    survives(Faults {
+        write_error: 5_000,
+        ..Faults::default()
+    });
+}
+
+#[test]
+fn failing_flushes_are_survived() {
+    survives(Faults {
+        flush_error: 20_000,
+        ..Faults::default()
+    });
+}
+
+#[test]
+fn failing_reads_are_survived() {
+    survives(Faults {
+        read_error: 20_000,
+        ..Faults::default()
+    });
+}
+
+#[test]
+fn wrong_bits_are_survived() {
+    survives(Faults {
+        bit_flip: 3_000,
         ..Faults::default()
     });
 }

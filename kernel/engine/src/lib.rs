@@ -19,6 +19,9 @@
 // What only `check` uses.
 #![cfg_attr(MODULE, allow(dead_code, unused_imports))]
 
+#[cfg(test)]
+extern crate std;
+
 mod btree;
 mod cache;
 // Userspace only: sorting large tables needs more stack than a kernel thread has.
@@ -31,6 +34,8 @@ mod fs;
 mod map;
 mod object;
 mod space;
+#[cfg(test)]
+mod testing;
 mod txn;
 mod types;
 mod volume;

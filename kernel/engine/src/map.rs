@@ -4,6 +4,9 @@
 //! The kernel offers neither `HashMap` nor `BTreeMap`. Growth is fallible and can be done ahead
 //! ([`Map::try_reserve`]), so that insertions inside an operation cannot fail.
 
+#[cfg(test)]
+mod tests;
+
 use aegisfs_platform::{AllocError, Vec};
 
 /// Map keyed by `u64`.
