@@ -94,21 +94,39 @@ pub fn system(program: &str) -> Command {
 }
 
 fn describe(command: &Command) -> String {
-    let mut text = command.get_program().to_string_lossy().into_owned();
-    for argument in command.get_args() {
-        let argument = argument.to_string_lossy();
-        text.push(' ');
-        match argument.char_indices().nth(60) {
-            Some((cut, _)) => {
-                text.push_str(argument[..cut].lines().next().unwrap_or_default());
-                text.push_str("...");
-            }
-            None => text.push_str(&argument),
-        }
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect();
+    let mut text = String::new();
+    for word in without_wrapper(&words) {
+        let word: &str = word;
         if text.len() > 300 {
             text.push_str(" ...");
             break;
         }
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        match word.char_indices().nth(80) {
+            Some((cut, _)) => {
+                text.push_str(word[..cut].lines().next().unwrap_or_default());
+                text.push_str("...");
+            }
+            None => text.push_str(word),
+        }
     }
     format!("'{text}'")
+}
+
+/// Leaves out how a system root is entered (see `toolchain`): what failed is the command in it.
+fn without_wrapper<T: AsRef<str>>(words: &[T]) -> &[T] {
+    let enter = words
+        .iter()
+        .position(|word| word.as_ref() == crate::toolchain::ENTER_NAME);
+    let inner = enter.and_then(|at| {
+        let binds: usize = words.get(at + 4)?.as_ref().parse().ok()?;
+        words.get(at + 5 + binds..)
+    });
+    inner.unwrap_or(words)
 }

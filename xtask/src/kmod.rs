@@ -208,7 +208,7 @@ fn panics(toolchain: &Toolchain, build: &Path, list: bool) -> Result<usize> {
         .args(["--disassemble", "--reloc", "--no-show-raw-insn"])
         .args(&objects);
     let sites = panic_sites(&cmd::output(&mut command)?);
-    let total = sites.values().map(BTreeMap::len).sum();
+    let total = sites.values().flat_map(BTreeMap::values).sum();
     for (symbol, functions) in &sites {
         println!(
             "{:>5} {}",
@@ -247,33 +247,9 @@ fn panic_sites(listing: &str) -> BTreeMap<String, BTreeMap<String, usize>> {
     sites
 }
 
-/// A path out of a mangled name: its identifiers, without hashes and generics.
+/// A name as it stands in the source, without the hashes.
 fn readable(mangled: &str) -> String {
-    let bytes = mangled.as_bytes();
-    let mut parts = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let digits = bytes[at..]
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit())
-            .count();
-        let length = mangled[at..at + digits].parse::<usize>().unwrap_or(0);
-        // An identifier that begins with a digit or '_' has one '_' in front.
-        let start = at + digits + usize::from(bytes.get(at + digits) == Some(&b'_'));
-        match mangled.get(start..start + length) {
-            Some(part)
-                if length > 1 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') =>
-            {
-                parts.push(part);
-                at = start + length;
-            }
-            _ => at += digits.max(1),
-        }
-    }
-    match parts.is_empty() {
-        true => mangled.to_owned(),
-        false => parts.join("::"),
-    }
+    format!("{:#}", rustc_demangle::demangle(mangled))
 }
 
 /// Reports large stack frames, and fails on one above the limit.
@@ -326,7 +302,11 @@ mod tests {
         let sites = panic_sites(listing);
         assert_eq!(sites.len(), 1);
         let (symbol, functions) = sites.first_key_value().unwrap();
-        assert!(readable(symbol).ends_with("panicking::panic_const::panic_const_add_overflow"));
+        assert!(
+            readable(symbol).ends_with("panicking::panic_const::panic_const_add_overflow"),
+            "{}",
+            readable(symbol)
+        );
         assert_eq!(functions.len(), 1);
         assert!(functions.keys().next().unwrap().contains("insert"));
     }

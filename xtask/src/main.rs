@@ -6,6 +6,7 @@ mod console;
 mod cpio;
 mod debug_kernel;
 mod demo;
+mod filesystem;
 mod guest_image;
 mod host;
 mod kernel;
@@ -21,6 +22,7 @@ mod toolchain;
 mod ui;
 mod vm;
 mod vm_command;
+mod write_log;
 mod writer;
 
 use std::process::ExitCode;
@@ -45,6 +47,8 @@ enum Command {
     Demo(demo::Options),
     /// Run all tests, or some.
     Test(test::Options),
+    /// Cut the power of a VM that writes, again and again.
+    Powercut(powercut::Options),
     /// Build the userspace programs.
     Tools,
     /// Check the rules of the source tree.
@@ -70,6 +74,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Kmod(options) => kmod::main(&options)?,
         Command::Test(options) => return test::main(&options),
         Command::Demo(options) => return demo::main(&options),
+        Command::Powercut(options) => return powercut::main(&options),
         Command::Tools => stage::build_tools()?,
         Command::Tidy => return tidy::main(),
         Command::Vm(options) => return vm_command::main(&options),

@@ -72,6 +72,9 @@ exec chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bi
     TMPDIR="$temporary" /bin/sh -c 'cd "$0" && exec "$@"' "$directory" "$@"
 "#;
 
+/// Name of that script in the process list and in errors.
+pub const ENTER_NAME: &str = "enter-root";
+
 const IDENTIFY: &str = "gcc-14 --version | head -n 1; rustc --version; bindgen --version";
 
 /// In a root: the versions that decide whether what it compiled can be used again.
@@ -154,7 +157,7 @@ impl Toolchain {
         }
         let mut command = namespace();
         command
-            .args(["--", "/bin/sh", "-ec", ENTER, "enter"])
+            .args(["--", "/bin/sh", "-ec", ENTER, ENTER_NAME])
             .args([root, directory, temporary])
             .arg(binds.len().to_string())
             .args(&binds)

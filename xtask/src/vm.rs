@@ -481,10 +481,12 @@ fn arguments(config: &Config, accelerator: Accelerator, directory: &Path) -> Res
         add(&["-device", "virtconsole,chardev=terminal"]);
     }
 
+    // The host keeps what it was given when QEMU is killed, so nothing needs to reach its disk
+    // (cache=unsafe). A log must see the flushes, so there only the files below it ignore them.
     let root = config.root_image.display().to_string();
     let mut disks = vec![(
         "aegis-root".to_owned(),
-        format!("file={},format=raw,snapshot=on", escape(&root)),
+        format!("file={},format=raw,snapshot=on,cache=unsafe", escape(&root)),
     )];
     for (index, disk) in config.disks.iter().enumerate() {
         let number = index + 1;
@@ -492,7 +494,10 @@ fn arguments(config: &Config, accelerator: Accelerator, directory: &Path) -> Res
             Disk::Scratch { size } => {
                 let path = directory.join(format!("disk{number}.img"));
                 make_sparse(&path, *size)?;
-                format!("file={},format=raw", escape(&path.display().to_string()))
+                format!(
+                    "file={},format=raw,cache=unsafe",
+                    escape(&path.display().to_string())
+                )
             }
             Disk::File { path, read_only } => {
                 ensure!(
@@ -502,13 +507,14 @@ fn arguments(config: &Config, accelerator: Accelerator, directory: &Path) -> Res
                 );
                 let access = if *read_only { "on" } else { "off" };
                 let path = escape(&path.display().to_string());
-                format!("file={path},format=raw,readonly={access}")
+                format!("file={path},format=raw,readonly={access},cache=unsafe")
             }
             Disk::Logged { path, log } => {
                 File::create(log).with_context(|| format!("create {}", log.display()))?;
                 format!(
-                    "driver=blklogwrites,file.driver=file,file.filename={},\
-                     log.driver=file,log.filename={},log-append=off,log-sector-size=512",
+                    "driver=blklogwrites,log-append=off,log-sector-size=512,cache=writeback,\
+                     file.driver=file,file.filename={},file.cache.no-flush=on,\
+                     log.driver=file,log.filename={},log.cache.no-flush=on",
                     escape(&path.display().to_string()),
                     escape(&log.display().to_string())
                 )
@@ -517,8 +523,7 @@ fn arguments(config: &Config, accelerator: Accelerator, directory: &Path) -> Res
         disks.push((format!("aegis-disk{number}"), source));
     }
     for (serial, source) in disks {
-        // The host keeps what it was given when QEMU is killed, so nothing needs to reach its disk.
-        let drive = format!("if=none,id={serial},cache=unsafe,discard=unmap,{source}");
+        let drive = format!("if=none,id={serial},discard=unmap,{source}");
         let device = format!("virtio-blk-pci,drive={serial},serial={serial}");
         arguments.extend([
             "-drive".into(),

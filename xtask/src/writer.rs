@@ -52,8 +52,11 @@ impl Progress {
 
 /// A random time below `limit`: power does not fail on schedule.
 pub fn random_below(limit: Duration) -> Duration {
-    let random = RandomState::new().hash_one(0u8);
-    limit.mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
+    limit.mul_f64((random_seed() >> 11) as f64 / (1u64 << 53) as f64)
+}
+
+pub fn random_seed() -> u64 {
+    RandomState::new().hash_one(0u8)
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 use super::tree::Trees;
-use super::{Filesystem, Summary, DISK_SIZE, MEMORY_MIB, STEP_TIMEOUT};
+use super::{Summary, DISK_SIZE, MEMORY_MIB, STEP_TIMEOUT};
+use crate::filesystem::Filesystem;
 use crate::testbed::{Shape, Testbed};
 use crate::ui;
 use crate::vm::{Disk, Vm};

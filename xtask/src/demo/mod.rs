@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 
+use crate::filesystem::Filesystem;
 use crate::kernel::Choice;
-use crate::stage::Demand;
 use crate::testbed::{Shape, Testbed};
 use crate::vm::{make_sparse, Disk, Vm};
 use crate::writer::{random_below, Progress};
@@ -36,46 +36,6 @@ const WRITER_STALL: Duration = Duration::from_secs(60);
 const MAX_CUT_DELAY: Duration = Duration::from_millis(250);
 /// A single step that takes longer than this hangs.
 const STEP_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// A filesystem that the demo can drive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Filesystem {
-    Aegisfs,
-    Ext4,
-    Btrfs,
-    Xfs,
-}
-
-impl Filesystem {
-    pub fn name(self) -> &'static str {
-        match self {
-            Filesystem::Aegisfs => "aegisfs",
-            Filesystem::Ext4 => "ext4",
-            Filesystem::Btrfs => "btrfs",
-            Filesystem::Xfs => "xfs",
-        }
-    }
-
-    /// Makes the filesystem on `$disk`, which may hold another one.
-    pub fn make(self) -> &'static str {
-        match self {
-            Filesystem::Aegisfs => "mkfs.aegisfs -q -f $disk",
-            Filesystem::Ext4 => "mkfs.ext4 -q -F $disk",
-            Filesystem::Btrfs => "mkfs.btrfs -q -f $disk",
-            Filesystem::Xfs => "mkfs.xfs -q -f $disk",
-        }
-    }
-
-    /// Checks the filesystem on `$disk` without changing it; success means that all is well.
-    fn check(self) -> &'static str {
-        match self {
-            Filesystem::Aegisfs => "fsck.aegisfs -n -f $disk",
-            Filesystem::Ext4 => "e2fsck -fn $disk",
-            Filesystem::Btrfs => "btrfs check --readonly $disk",
-            Filesystem::Xfs => "xfs_repair -n $disk",
-        }
-    }
-}
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -123,11 +83,7 @@ impl Summary {
 }
 
 pub fn main(options: &Options) -> Result<ExitCode> {
-    let demand = match options.fs {
-        Filesystem::Aegisfs => Demand::Everything,
-        _ => Demand::WhatExists,
-    };
-    let testbed = Testbed::prepare(options.kernel, demand)?;
+    let testbed = Testbed::prepare(options.kernel, options.fs.demand())?;
     let trees = Trees::ensure(&testbed.kernel, &testbed.toolchain)?;
     for archive in [trees.archive(), trees.part(), trees.lists()] {
         tree::check_disk(&archive)?;
