@@ -80,5 +80,5 @@ for round in 1 2 3 4 5 6; do
 	done
 	rm -rf "$mnt/r$round-w1"
 	unmount_volume "$mnt"
-	aegisfs inspect trees "$tmp/image" >/dev/null || fail "damaged trees after round $round"
+	check_volume "$tmp/image" "round $round"
 done

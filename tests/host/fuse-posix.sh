@@ -24,4 +24,4 @@ diff -u "$tmp/before" "$tmp/after" | head -50 || true
 cmp "$tmp/before" "$tmp/after" || fail "the tree has changed by a remount"
 touch "$tmp/mnt/x" 2>/dev/null && fail "a read-only mount was written to"
 unmount_volume "$tmp/mnt"
-aegisfs inspect trees "$tmp/image" >/dev/null || fail "damaged trees"
+check_volume "$tmp/image" "after file operations"

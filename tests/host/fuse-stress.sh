@@ -60,4 +60,4 @@ mount_volume "$tmp/image" "$mnt"
 [[ $(find "$mnt" -type f | wc -l) == $(wc -l <"$tmp/before") ]] || fail "files have appeared or gone"
 rm -r "$mnt"/worker*
 unmount_volume "$mnt"
-aegisfs inspect trees "$tmp/image" >/dev/null || fail "damaged trees"
+check_volume "$tmp/image" "after stress"

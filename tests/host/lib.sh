@@ -96,6 +96,13 @@ unmount_volume() {
 	flock --timeout 60 "$source" true || fail "$source is still in use after unmounting"
 }
 
+# Every structure and every byte of data is sound.
+check_volume() {
+	aegisfs inspect trees "$1" >/dev/null || fail "$2: damaged trees"
+	[[ -x $tmp/bin/fsck.aegisfs ]] || return 0
+	fsck.aegisfs -f -n --data "$1" >"$tmp/fsck" || fail "$2: $(cat "$tmp/fsck")"
+}
+
 # Process that serves the mount at a directory.
 server_of() {
 	pgrep -f -- "--serve .*-- .* $1\$"

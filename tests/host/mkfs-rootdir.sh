@@ -97,7 +97,7 @@ copied = json.load(open(sys.argv[1]))["copied"]
 assert copied["directories"] == 4 and copied["hard_links"] == 3, copied
 assert copied["files"] >= 1508 and copied["bytes"] < 30 << 20, copied
 EOF
-aegisfs inspect trees "$tmp/image" >/dev/null || fail "damaged trees"
+check_volume "$tmp/image" "a copied tree"
 mount_volume "$tmp/image" "$tmp/mnt" ro
 python3 "$tmp/manifest.py" "$tmp/mnt" >"$tmp/copied"
 diff "$tmp/expected" "$tmp/copied" >"$tmp/diff" || { head -20 "$tmp/diff"; fail "the copy differs"; }

@@ -33,7 +33,7 @@ mkfs.aegisfs --json -f -L "a label, ü" -U $uuid -n 4K --metadata-replicas 1 --d
 	fail "the options are not on the volume"
 for size in 4096 8K 16KiB 32k 64K; do
 	mkfs.aegisfs -q -f -n $size "$image"
-	aegisfs inspect trees "$image" >/dev/null || fail "node size $size"
+	check_volume "$image" "node size $size"
 done
 [[ -z $(mkfs.aegisfs -q -f "$image") ]] || fail "-q prints"
 shows '^mkfs.aegisfs [0-9]' mkfs.aegisfs -V
