@@ -114,8 +114,33 @@ struct Window {
 
 /// Runs one seed until it is through or `deadline` has passed.
 pub fn run(config: &Config, totals: &mut Totals, deadline: Option<Instant>) {
+    let mut generator = Generator::new(config.seed, Profile::CRASH);
+    explore(config, totals, deadline, &mut |model, _| {
+        if !config.threads && generator.rng().chance(1, 60) {
+            return Some(Next::Remount);
+        }
+        Some(Next::Op(generator.next(model)))
+    });
+}
+
+/// Runs given operations, as [`run`] runs random ones.
+pub fn run_script(config: &Config, script: &[Op], totals: &mut Totals) {
+    explore(config, totals, None, &mut |_, n| {
+        script.get(n as usize).cloned().map(Next::Op)
+    });
+}
+
+/// What comes next in a run.
+enum Next {
+    Op(Op),
+    Remount,
+}
+
+type Source<'a> = &'a mut dyn FnMut(&Model, u32) -> Option<Next>;
+
+fn explore(config: &Config, totals: &mut Totals, deadline: Option<Instant>, next: Source<'_>) {
     totals.runs += 1;
-    let recording = match record(config) {
+    let recording = match record(config, next) {
         Ok(r) => r,
         Err(e) => {
             totals.violations.push(format!("seed {}: {e}", config.seed));
@@ -136,7 +161,7 @@ pub fn run(config: &Config, totals: &mut Totals, deadline: Option<Instant>) {
     explorer.replay(deadline);
 }
 
-fn record(config: &Config) -> Result<Recording, String> {
+fn record(config: &Config, next: Source<'_>) -> Result<Recording, String> {
     let base = new_volume(&config.shape(), config.seed).map_err(|e| format!("mkfs: {e}"))?;
     let disk = disk_over(&base);
     let mut faults = config.faults;
@@ -147,7 +172,6 @@ fn record(config: &Config) -> Result<Recording, String> {
     let discard = config.seed % 2 == 0;
     let mut fs = Arc::from(mount(&disk, discard).map_err(|e| format!("first mount: {e}"))?);
     disk.set_faults(faults, config.seed);
-    let mut generator = Generator::new(config.seed, Profile::CRASH);
     let mut model = Model::new();
     let mut r = Recording {
         base,
@@ -163,11 +187,10 @@ fn record(config: &Config) -> Result<Recording, String> {
         helpers.push(Helper::start(&fs, Fs::sync));
     }
     for n in 0..config.ops {
-        let remount = !config.threads && generator.rng().chance(1, 60);
-        let op = if remount {
-            Op::Sync
-        } else {
-            generator.next(&model)
+        let (op, remount) = match next(&model, n) {
+            Some(Next::Op(op)) => (op, false),
+            Some(Next::Remount) => (Op::Sync, true),
+            None => break,
         };
         let digest = model.digest();
         r.halfway.push(model.halfway(&op, digest));

@@ -16,6 +16,7 @@ pub mod model;
 pub mod ops;
 pub mod property;
 pub mod rng;
+pub mod sequences;
 pub mod volume;
 
 /// The seed from `AEGIS_SEED`, or one from the clock.

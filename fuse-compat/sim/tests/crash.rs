@@ -136,3 +136,11 @@ fn wrong_bits_are_survived() {
         ..Faults::default()
     });
 }
+
+#[test]
+#[ignore = "a minute in a debug build; `aegisfs_sim sequences` does the same"]
+fn every_short_sequence_is_crash_safe() {
+    let mut totals = Totals::default();
+    aegisfs_sim::sequences::run_all(seed_from_env(), 0, &mut totals);
+    assert!(totals.violations.is_empty(), "{}", totals.violations[0]);
+}

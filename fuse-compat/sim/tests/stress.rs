@@ -107,7 +107,7 @@ fn read_all(fs: &Fs, stop: &AtomicBool, reads: &AtomicU64) {
     let mut buf = vec![0; 100_000];
     while !stop.load(Ordering::Relaxed) {
         let mut dirs = vec![];
-        let mut list = |dir: u64| {
+        let list = |dir: u64| {
             let mut out = vec![];
             let done = fs.readdir(dir, 0, &mut |e| {
                 out.push((e.ino, e.kind));
