@@ -7,6 +7,7 @@
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/writeback.h>
 
 #include "shim.h"
 
@@ -254,6 +255,18 @@ void aegisfs_sb_end_pagefault(struct super_block *sb)
 bool aegisfs_sb_rdonly(const struct super_block *sb)
 {
 	return sb_rdonly(sb);
+}
+
+/*
+ * Writes all dirty pages, unless the volume is just being frozen or unmounted,
+ * which do the same: the caller may be what they wait for.
+ */
+void aegisfs_sync_inodes(struct super_block *sb)
+{
+	if (down_read_trylock(&sb->s_umount)) {
+		sync_inodes_sb(sb);
+		up_read(&sb->s_umount);
+	}
 }
 
 void aegisfs_sb_identify(struct super_block *sb, const u8 *uuid)

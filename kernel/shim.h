@@ -74,6 +74,7 @@ void		aegisfs_sb_end_intwrite(struct super_block *sb);
 void		aegisfs_sb_start_pagefault(struct super_block *sb);
 void		aegisfs_sb_end_pagefault(struct super_block *sb);
 bool		aegisfs_sb_rdonly(const struct super_block *sb);
+void		aegisfs_sync_inodes(struct super_block *sb);
 void		aegisfs_sb_identify(struct super_block *sb, const u8 *uuid);
 bool		aegisfs_bdev_read_only(struct block_device *bdev);
 u64		aegisfs_bdev_bytes(struct block_device *bdev);

@@ -5,6 +5,7 @@
 use super::inode::Inode;
 use super::map::{blocks_of, READ_OPS};
 use super::read::submit_direct;
+use super::reserve::with_space;
 use super::writeback;
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::bio::Ioend;
@@ -20,6 +21,8 @@ use kernel::ffi::{c_int, c_uint};
 
 /// Blocks that one mapping of a write covers at most.
 const PIECE: u64 = 1024;
+/// `-ENOSPC` as C returns it.
+const NO_SPACE: isize = -(bindings::ENOSPC as isize);
 const BLOCK_MASK: u64 = BLOCK_SIZE as u64 - 1;
 
 /// What one write call has reserved and not submitted. Lives on the stack of the call.
@@ -257,15 +260,24 @@ pub(super) unsafe fn write(
         }
         kernel::error::to_result(bindings::kiocb_modified(iocb))?;
         let mut context = Context { reserved: 0 };
-        let done = bindings::iomap_dio_rw(
-            iocb,
-            from,
-            WRITE_OPS.get(),
-            WRITE_DIO_OPS.get(),
-            flags,
-            (&raw mut context).cast(),
-            0,
-        );
+        let len = bindings::aegisfs_iov_iter_count(from);
+        let run = || {
+            let done = bindings::iomap_dio_rw(
+                iocb,
+                from,
+                WRITE_OPS.get(),
+                WRITE_DIO_OPS.get(),
+                flags,
+                (&raw mut context).cast(),
+                0,
+            );
+            // What has taken something of the data already cannot be run again.
+            if done == NO_SPACE && bindings::aegisfs_iov_iter_count(from) == len {
+                return Err(ENOSPC);
+            }
+            Ok(done)
+        };
+        let done = with_space(inode, run).unwrap_or(NO_SPACE);
         inode.volume().fs.unreserve(context.reserved);
         if extends {
             take_back_size(inode);

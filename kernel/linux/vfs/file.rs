@@ -7,6 +7,7 @@ use super::inode::Inode;
 use super::ioctl;
 use super::map::READ_OPS;
 use super::read::{read_folio, readahead};
+use super::reserve::with_space;
 use super::write::{buffered, page_mkwrite};
 use super::writeback::writepages;
 use crate::linux::ffi::bindings;
@@ -97,20 +98,21 @@ unsafe extern "C" fn write_iter(
                 result => return to_ret(result),
             }
         }
-        let mut done = to_ret(buffered_write(inode, iocb, from));
-        if done == -(bindings::ENOSPC as isize) {
-            // Reservations for dirty pages are for the worst case; writing them gives most of
-            // that back.
-            if inode.write_and_wait(0, u64::MAX).is_ok() {
-                done = to_ret(buffered_write(inode, iocb, from));
+        let mut done = to_ret(with_space(inode, || {
+            match buffered_write(inode, iocb, from)? {
+                NO_SPACE => Err(ENOSPC),
+                done => Ok(done),
             }
-        }
+        }));
         if done > 0 {
             done = bindings::aegisfs_generic_write_sync(iocb, done);
         }
         done
     }
 }
+
+/// `-ENOSPC` as C returns it.
+const NO_SPACE: isize = -(bindings::ENOSPC as isize);
 
 /// Makes everything about the inode durable that its callers were told is done.
 pub(super) fn make_durable(inode: &Inode) -> Result {

@@ -15,7 +15,7 @@ use kernel::ffi::{c_int, c_uint};
 use kernel::sync::Arc;
 
 pub(super) const BLOCK: u64 = BLOCK_SIZE as u64;
-/// Blocks of a mapping that is asked for at a time: bounds the time in one engine call.
+/// Blocks of a mapping for a read that is asked for at a time: bounds the time in one engine call.
 const MAP_MAX: u64 = 1 << 18;
 
 /// The blocks that bytes `pos..pos + len` of a file lie in.
@@ -168,10 +168,11 @@ fn read_begin(inode: &Inode, range: Range<u64>, flags: u32, iomap: &mut bindings
 }
 
 /// Maps for a report: content in the page cache that has no place yet counts as data.
-fn report_begin(inode: &Inode, range: Range<u64>, iomap: &mut bindings::iomap) -> Result {
+fn report_begin(inode: &Inode, pos: u64, range: Range<u64>, iomap: &mut bindings::iomap) -> Result {
     let volume = inode.volume();
-    let start = range.start;
-    let end = range.end.min(start.saturating_add(MAP_MAX));
+    // All of the range at once: a report of a huge hole must not take as many steps as it has
+    // pieces.
+    let Range { start, end } = range;
     let (dirty, next, in_flight) = {
         let reserved = inode.state().reserved.lock();
         (
@@ -201,9 +202,15 @@ fn report_begin(inode: &Inode, range: Range<u64>, iomap: &mut bindings::iomap) -
             set_hole(iomap, volume, bindings::IOMAP_HOLE);
         }
         Mapping::Inline => {
-            set_range(iomap, 0, 1);
-            iomap.length = inode.size().clamp(1, BLOCK);
-            set_hole(iomap, volume, bindings::IOMAP_INLINE);
+            // Exact to the byte, with a hole after it.
+            let size = inode.size().clamp(1, BLOCK);
+            if pos < size {
+                (iomap.offset, iomap.length) = (0, size);
+                set_hole(iomap, volume, bindings::IOMAP_INLINE);
+            } else {
+                (iomap.offset, iomap.length) = (pos as i64, BLOCK.saturating_sub(pos).max(1));
+                set_hole(iomap, volume, bindings::IOMAP_HOLE);
+            }
         }
         Mapping::Unwritten { at, blocks } => {
             set_range(iomap, start, blocks);
@@ -230,7 +237,7 @@ unsafe extern "C" fn begin(
     let range = blocks_of(pos, len as u64);
     from_result(|| {
         if flags & bindings::IOMAP_REPORT != 0 {
-            report_begin(inode, range, iomap)?;
+            report_begin(inode, pos as u64, range, iomap)?;
         } else {
             read_begin(inode, range, flags, iomap)?;
         }

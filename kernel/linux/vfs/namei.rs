@@ -8,6 +8,7 @@
 use super::attr::{getattr, setattr};
 use super::inode::{self, Inode, InodeRef};
 use super::new::{create, Wanted};
+use super::reserve::with_space;
 use super::{acl, file, fileattr, xattr};
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::inode::{c_string, dentry_name};
@@ -170,10 +171,12 @@ unsafe extern "C" fn link(
     from_result(|| unsafe {
         let (inode, dir) = (Inode::of((*old).d_inode), Inode::of(dir));
         let volume = dir.volume();
-        let attr = volume
-            .fs
-            .link(inode.ino(), dir.ino(), dentry_name(dentry))
-            .map_err(|e| volume.errno(e))?;
+        let attr = with_space(dir, || {
+            volume
+                .fs
+                .link(inode.ino(), dir.ino(), dentry_name(dentry))
+                .map_err(|e| volume.errno(e))
+        })?;
         inode.refresh(&attr);
         dir.reload();
         bindings::ihold(inode.raw());
@@ -238,10 +241,12 @@ unsafe extern "C" fn rename(
     from_result(|| unsafe {
         let (from, to) = (Inode::of(old_dir), Inode::of(new_dir));
         let volume = from.volume();
-        let replaced = volume
-            .fs
-            .rename(from.ino(), dentry_name(old), to.ino(), dentry_name(new), mode)
-            .map_err(|e| volume.errno(e))?;
+        let replaced = with_space(from, || {
+            volume
+                .fs
+                .rename(from.ino(), dentry_name(old), to.ino(), dentry_name(new), mode)
+                .map_err(|e| volume.errno(e))
+        })?;
         Inode::of((*old).d_inode).reload();
         if !(*new).d_inode.is_null() {
             let target = Inode::of((*new).d_inode);

@@ -3,6 +3,7 @@
 //! engine.
 
 use super::inode::{Inode, InodeRef};
+use super::reserve::with_space;
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::inode::{c_string, dentry_name};
 use aegisfs_engine::NewInode;
@@ -133,15 +134,16 @@ unsafe fn store(
         ..NewInode::default()
     };
     let volume = dir.volume();
-    let made = if wanted.unnamed {
-        volume.fs.create_unnamed(dir.ino(), &new)
-    } else {
-        // SAFETY: By contract the parent is locked, so the name stays.
-        volume
-            .fs
-            .create(dir.ino(), unsafe { dentry_name(dentry) }, &new)
-    };
-    made.map_err(|e| volume.errno(e))
+    with_space(dir, || {
+        let made = if wanted.unnamed {
+            volume.fs.create_unnamed(dir.ino(), &new)
+        } else {
+            // SAFETY: By contract the parent is locked, so the name stays.
+            let name = unsafe { dentry_name(dentry) };
+            volume.fs.create(dir.ino(), name, &new)
+        };
+        made.map_err(|e| volume.errno(e))
+    })
 }
 
 /// Adds an attribute, whose name is made of `parts`.

@@ -12,7 +12,7 @@ use crate::linux::ffi::bindings;
 use crate::linux::ffi::bio::{bio_error, for_each_folio, for_each_segment, FolioRange, Ioend};
 use crate::linux::ffi::table::{CStruct, Table};
 use crate::linux::ffi::task::{Runnable, Work};
-use aegisfs_engine::{BLOCK_SHIFT, BLOCK_SIZE};
+use aegisfs_engine::{Error, BLOCK_SHIFT, BLOCK_SIZE};
 use aegisfs_platform::{crc32, log, LogLevel, NofsScope};
 use core::mem::offset_of;
 use core::ptr::null_mut;
@@ -87,17 +87,20 @@ fn reread(inode: &Inode, block: u64, data: &mut [u8]) -> Result {
     volume
         .fs
         .read_block(inode.ino(), block, data)
-        .map_err(|e| {
-            log(
-                LogLevel::Error,
-                format_args!(
-                    "inode {}: reading the block at byte {}: {}",
-                    inode.ino(),
-                    block.saturating_mul(BLOCK),
-                    e
-                ),
-            );
-            volume.errno(e)
+        .map_err(|e| match e {
+            // Lost content is an I/O error for the reader; the engine has logged which.
+            Error::Corrupt => EIO,
+            e => {
+                log(
+                    LogLevel::Error,
+                    format_args!(
+                        "inode {}: reading the block at byte {}: {e}",
+                        inode.ino(),
+                        block.saturating_mul(BLOCK)
+                    ),
+                );
+                volume.errno(e)
+            }
         })
 }
 

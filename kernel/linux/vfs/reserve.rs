@@ -7,10 +7,11 @@
 //! I/O), when it is cut off, or when the write that wanted it did not happen.
 
 use super::inode::Inode;
+use crate::linux::ffi::bindings;
 use aegisfs_engine::Error;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
-use kernel::error::{code::ENOMEM, Result};
+use kernel::error::{code::*, Result};
 
 /// The outcome of [`Inode::reserve_range`].
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,21 @@ pub(super) struct Reserved {
     pub(super) end: u64,
     /// Some of them were not before.
     pub(super) new: bool,
+}
+
+/// Runs an operation, and once more after all dirty pages are written if it finds no space:
+/// reservations are for the worst case, and writing gives most of them back.
+///
+/// The caller holds no folio and no lock that writeback takes.
+pub(super) fn with_space<T>(inode: &Inode, mut operation: impl FnMut() -> Result<T>) -> Result<T> {
+    match operation() {
+        Err(ENOSPC) => {
+            // SAFETY: The super block is alive, as its inode is.
+            unsafe { bindings::aegisfs_sync_inodes(inode.sb()) };
+            operation()
+        }
+        result => result,
+    }
 }
 
 impl Inode {

@@ -3,6 +3,7 @@
 //! ([`super::acl`]) are stored as attributes too, but the VFS does not come here for them.
 
 use super::inode::Inode;
+use super::reserve::with_space;
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::inode::c_string;
 use crate::linux::ffi::table::{CStruct, Table};
@@ -105,11 +106,13 @@ pub(super) fn store(
     mode: XattrMode,
 ) -> Result {
     let volume = inode.volume();
-    let result = match value {
-        Some(value) => volume.fs.setxattr(inode.ino(), name, value, mode),
-        None => volume.fs.removexattr(inode.ino(), name),
-    };
-    result.map_err(|e| volume.errno(e))?;
+    with_space(inode, || {
+        let result = match value {
+            Some(value) => volume.fs.setxattr(inode.ino(), name, value, mode),
+            None => volume.fs.removexattr(inode.ino(), name),
+        };
+        result.map_err(|e| volume.errno(e))
+    })?;
     inode.reload();
     Ok(())
 }
