@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Seconds that a part of this test may take.
 fn seconds() -> u64 {
-    number("AEGIS_SECONDS").unwrap_or(4)
+    number("AEGIS_SECONDS").unwrap_or(3)
 }
 
 fn explore(threads: bool) -> Totals {
@@ -91,7 +91,7 @@ fn misdirected_writes_are_noticed() {
 fn survives(faults: Faults) {
     let first = seed_from_env();
     let mut totals = Totals::default();
-    for seed in 0..8 {
+    for seed in 0..number("AEGIS_RUNS").unwrap_or(3) {
         let config = Config {
             faults,
             errors: true,
@@ -102,7 +102,7 @@ fn survives(faults: Faults) {
         let violation = totals.violations.first();
         assert!(violation.is_none(), "{faults:?}: {}", totals.violations[0]);
     }
-    assert!(totals.unique_states > 20);
+    assert!(totals.unique_states > 5);
 }
 
 #[test]

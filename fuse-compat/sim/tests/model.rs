@@ -36,17 +36,17 @@ fn shape(mib: u64, node_size: u32) -> Shape {
 
 #[test]
 fn small_nodes() {
-    attack("small_nodes", shape(400, 4096), Profile::MODEL, 2500);
+    attack("small_nodes", shape(400, 4096), Profile::MODEL, 1500);
 }
 
 #[test]
 fn usual_nodes() {
-    attack("usual_nodes", shape(400, 16384), Profile::MODEL, 2500);
+    attack("usual_nodes", shape(400, 16384), Profile::MODEL, 1500);
 }
 
 #[test]
 fn large_nodes() {
-    attack("large_nodes", shape(400, 65536), Profile::MODEL, 2500);
+    attack("large_nodes", shape(400, 65536), Profile::MODEL, 1500);
 }
 
 #[test]
@@ -55,22 +55,22 @@ fn mirrored_data() {
         data_replicas: 2,
         ..shape(400, 16384)
     };
-    attack("mirrored_data", shape, Profile::MODEL, 2500);
+    attack("mirrored_data", shape, Profile::MODEL, 1500);
 }
 
 #[test]
 fn full_small_nodes() {
-    attack("full_small_nodes", shape(32, 4096), Profile::FULL, 4000);
+    attack("full_small_nodes", shape(32, 4096), Profile::FULL, 2500);
 }
 
 #[test]
 fn full_usual_nodes() {
-    attack("full_usual_nodes", shape(32, 16384), Profile::FULL, 4000);
+    attack("full_usual_nodes", shape(32, 16384), Profile::FULL, 2500);
 }
 
 #[test]
 fn full_large_nodes() {
-    attack("full_large_nodes", shape(40, 65536), Profile::FULL, 4000);
+    attack("full_large_nodes", shape(40, 65536), Profile::FULL, 2500);
 }
 
 #[test]
