@@ -194,3 +194,48 @@ fn the_change_cookie_does_not_overflow() {
     fs.create(ROOT_INO, b"f", &file()).unwrap();
     fs.unmount().unwrap();
 }
+
+/// A volume that is full and fragmented mounts after a crash at any time, and can be emptied then.
+#[test]
+fn full_and_crashed() {
+    for node_size in [4096, 16384, 65536] {
+        let disk = volume(32, node_size);
+        let fs = mount(&disk, false).unwrap();
+        let n = fill(&fs, 0, &[1; 4000]);
+        for i in (0..n).step_by(2) {
+            remove(&fs, i);
+        }
+        fs.checkpoint().unwrap();
+        let mut images = vec![];
+        for i in n + 1.. {
+            let made = fs
+                .create(ROOT_INO, &name(i), &file())
+                .and_then(|a| fs.write(a.ino, 0, &[2; 8000]));
+            if made.is_err() {
+                break;
+            }
+            if i % 200 == 0 {
+                fs.sync().unwrap();
+                images.push(disk.image());
+            }
+        }
+        // Deletions use the reserve.
+        for i in (1..n).step_by(2) {
+            remove(&fs, i);
+            if i % 100 == 1 {
+                fs.sync().unwrap();
+                images.push(disk.image());
+            }
+        }
+        assert!(images.len() > 10);
+        for image in images {
+            let disk = disk_over(&std::sync::Arc::new(image));
+            let fs = mount(&disk, false).unwrap_or_else(|e| panic!("mount: {e}"));
+            for i in 0..n {
+                remove(&fs, i);
+            }
+            fs.unmount().unwrap();
+            assert_eq!(audit(&disk, false).unwrap(), Vec::<String>::new());
+        }
+    }
+}

@@ -309,13 +309,16 @@ impl Tx<'_> {
         }
         let fs = self.fs;
         let mut space = fs.space.lock();
-        prepare(
+        let need = prepare(
             &mut self.state,
             &mut space,
             &self.record,
             self.puts,
             self.frees,
         )?;
+        if !space.find_node_space(need) {
+            return Err(Error::NoSpace);
+        }
         let room = fs.journal.reserve(self.record.len())?;
         if let Err(e) = apply(&mut self.state, &mut space, &self.record) {
             drop((room, space));
@@ -328,14 +331,15 @@ impl Tx<'_> {
     }
 }
 
-/// Everything about a record that can fail: reads and copies the paths, reserves memory and space.
+/// Everything about a record that can fail: reads and copies the paths, reserves memory. Gives the
+/// blocks for nodes that applying it may take; recovery does not ask, for they were there once.
 fn prepare(
     state: &mut State,
     space: &mut MutexGuard<'_, Space>,
     record: &[u8],
     puts: usize,
     frees: usize,
-) -> Result<()> {
+) -> Result<u64> {
     let mut levels = 0;
     for step in Steps(record) {
         match step.map_err(|()| Error::Corrupt)? {
@@ -353,10 +357,7 @@ fn prepare(
     // Deletes drop nodes, and merging copies one for each level.
     space.reserve_frees(frees + nodes * 3 + 64)?;
     let per_node = (state.trees.pool().node_size() / crate::types::BLOCK_SIZE * 2) as u64;
-    if space.node_space() < per_node * (puts.div_ceil(8) + usize::from(levels) + 2) as u64 {
-        return Err(Error::NoSpace);
-    }
-    Ok(())
+    Ok(per_node * (puts.div_ceil(8) + usize::from(levels) + 2) as u64)
 }
 
 /// Applies a record, here and in recovery.
