@@ -5,6 +5,12 @@
 
 set -euo pipefail
 
+# In a mount namespace of our own: others that are made on this machine meanwhile would keep copies
+# of our mounts, and with them our images, in use.
+if [[ -z ${AEGIS_NAMESPACE:-} && $(id -u) == 0 ]] && unshare --mount true 2>/dev/null; then
+	AEGIS_NAMESPACE=own exec unshare --mount --propagation private "$0" "$@"
+fi
+
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 : "${AEGIS_BIN:?set it to the directory with the built programs}"
 if [[ -n ${AEGIS_TMP:-} ]]; then

@@ -16,6 +16,7 @@ import shutil
 import socket
 import stat
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -557,7 +558,7 @@ def check_copy_file_range():
 
 def check_times():
     write("f", b"")
-    for pair in [(0, 0), (1_000_000_007, 999_999_999), (-1_500_000_000, -500_000_000), (1 << 62, 5)]:
+    for pair in [(0, 0), (1_000_000_007, 999_999_999), (-1_500_000_000, -500_000_000), (-3, -1_000_000_001), (1 << 62, 5)]:
         os.utime("f", ns=pair)
         st = os.stat("f")
         same((st.st_atime_ns, st.st_mtime_ns), pair)
@@ -581,6 +582,53 @@ def check_times():
         time.sleep(0.02)
         change()
         assert os.stat("f").st_ctime_ns > c, "ctime"
+
+
+def check_extreme_times():
+    """Any user can ask for these: the server must live, and give back what the kernel let through."""
+    class Timespec(ctypes.Structure):
+        _fields_ = [("sec", ctypes.c_long), ("nsec", ctypes.c_long)]
+
+    write("f", b"")
+    for sec, nsec in [(-2**63, 0), (-2**63, 999_999_999), (-2**63 + 1, 5), (2**63 - 1, 999_999_999), (-1, 5)]:
+        pair = (Timespec * 2)(Timespec(sec, nsec), Timespec(sec, nsec))
+        same(LIBC.utimensat(-100, b"f", pair, 0), 0, f"utimensat({sec}, {nsec})")
+        shown = subprocess.run(["stat", "-c", "%X %Y", "f"], capture_output=True, text=True, check=True)
+        same(shown.stdout.split(), [str(sec)] * 2)
+
+
+def check_creation_time():
+    before = int(time.time()) - 1
+    write("f", b"")
+    os.utime("f", (5, 5))
+    shown = subprocess.run(["stat", "-c", "%W", "f"], capture_output=True, text=True, check=True).stdout
+    # 0: this FUSE, or this stat, has none.
+    assert int(shown) == 0 or before <= int(shown) <= time.time(), shown
+
+
+def check_unnamed_files():
+    try:
+        fd = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o640)
+    except OSError as e:
+        same(e.errno, errno.EOPNOTSUPP)
+        return
+    os.write(fd, b"unnamed" * 1000)
+    same((os.fstat(fd).st_nlink, os.listdir(".")), (0, []))
+    # AT_FDCWD, AT_SYMLINK_FOLLOW: os.link does not follow the link in /proc.
+    same(LIBC.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100, b"named", 0x400), 0, "linkat")
+    same((os.fstat(fd).st_nlink, read("named")), (1, b"unnamed" * 1000))
+    os.close(fd)
+    same((read("named"), os.stat("named").st_mode & 0o777), (b"unnamed" * 1000, 0o640))
+    files = os.statvfs(".").f_files - os.statvfs(".").f_ffree
+    for _ in range(20):
+        fd = os.open(".", os.O_TMPFILE | os.O_RDWR)
+        os.write(fd, b"x" * 10000)
+        os.close(fd)
+    for _ in range(100):
+        if os.statvfs(".").f_files - os.statvfs(".").f_ffree == files:
+            return
+        time.sleep(0.05)
+    raise AssertionError("unnamed files stay")
 
 
 def check_relatime():

@@ -2,64 +2,48 @@
 //! Making and removing the mount itself.
 //!
 //! Who may, calls mount(2) directly, with the type `fuse.aegisfs`, so that mount tables, `df` and
-//! fstab(5) show the volume as what it is. Everybody else goes through fusermount3, by fuser.
+//! fstab(5) show the volume as what it is. Everybody else goes through the program fusermount3, which
+//! makes the mount and passes the descriptor back over a socket.
 
 use crate::options::Plan;
-use crate::server::Server;
+use crate::server::WANTED;
+use crate::wire::connection::Connection;
 use aegisfs_tools::Failure;
-use fuser::{Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Type of filesystem as it stands in mount tables.
 const TYPE: &str = "fuse.aegisfs";
 const FUSE_DEVICE: &str = "/dev/fuse";
-
-/// Threads that answer requests: more than processors, because a thread waits while its fsync or
-/// read is under way.
-fn threads() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    (2 * processors).clamp(8, 32)
-}
+const HELPER: &str = "fusermount3";
 
 /// Mounts at `point` and shakes hands with the kernel.
 ///
 /// # Errors
 /// With the reason and a way out.
-pub fn attach(
-    server: Server,
-    source: &str,
-    point: &Path,
-    plan: &Plan,
-) -> Result<Session<Server>, Failure> {
+pub fn attach(source: &str, point: &Path, plan: &Plan) -> Result<Connection, Failure> {
     let root = nix::unistd::geteuid().is_root();
     let allow_other = plan.allow_other.unwrap_or(root);
-    let mut config = Config::default();
-    config.acl = if allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
-    config.n_threads = Some(threads());
-    config.clone_fd = true;
-    let failed = |e: &io::Error| mount_failure(point, e, allow_other);
-    match mount_directly(source, point, plan.flags, allow_other) {
-        Ok(device) => Session::from_fd(server, device, config.acl, config).map_err(|e| {
-            // Without a server, every access would hang or fail: do not leave it behind.
-            let _ = detach(point, Detach::Lazily);
-            failed(&e)
-        }),
-        Err(Errno::EPERM) => {
-            config.mount_options = helper_options(source, plan);
-            Session::new(server, point, &config).map_err(|e| failed(&e))
+    let device = match mount_directly(source, point, plan.flags, allow_other) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !root => {
+            mount_by_helper(source, point, plan.flags, allow_other)
         }
-        Err(e) => Err(failed(&e.into())),
-    }
+        other => other.map_err(|e| mount_failure(point, &e)),
+    }?;
+    Connection::new(device, WANTED).map_err(|e| {
+        // Without a server, every access would hang or fail: do not leave it behind.
+        if let Err(e) = detach(point, Detach::Lazily) {
+            tracing::warn!("{}: cannot unmount: {e}", point.display());
+        }
+        mount_failure(point, &e)
+    })
 }
 
 fn mount_directly(
@@ -67,12 +51,11 @@ fn mount_directly(
     point: &Path,
     flags: MsFlags,
     allow_other: bool,
-) -> nix::Result<OwnedFd> {
+) -> io::Result<OwnedFd> {
     let device = OpenOptions::new()
         .read(true)
         .write(true)
-        .open(FUSE_DEVICE)
-        .map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+        .open(FUSE_DEVICE)?;
     let mut options = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
         device.as_raw_fd(),
@@ -92,43 +75,92 @@ fn mount_directly(
     Ok(device.into())
 }
 
-/// The same options in fusermount3's words.
-fn helper_options(source: &str, plan: &Plan) -> Vec<MountOption> {
-    let mut options = vec![
-        MountOption::FSName(source.to_owned()),
-        MountOption::Subtype("aegisfs".into()),
-        MountOption::DefaultPermissions,
+/// Lets fusermount3 mount. It adds `nosuid` and `nodev` by itself.
+fn mount_by_helper(
+    source: &str,
+    point: &Path,
+    flags: MsFlags,
+    allow_other: bool,
+) -> Result<OwnedFd, Failure> {
+    let what = || format!("cannot mount at {}", point.display());
+    let failed = |e: &io::Error| Failure::new(format!("{}: {HELPER}: {e}", what()));
+    let (ours, theirs) = UnixStream::pair().map_err(|e| failed(&e))?;
+    let child = Command::new(HELPER)
+        .arg("-o")
+        .arg(helper_options(source, flags, allow_other))
+        .arg("--")
+        .arg(point)
+        // The descriptor comes over the socket that the helper finds as its standard input.
+        .env("_FUSE_COMMFD", "0")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Failure::new(format!("{}: {HELPER} is missing", what()))
+                .hint("mounting without root needs it (Debian: package fuse3)"),
+            _ => failed(&e),
+        })?;
+    let device = receive_descriptor(&ours);
+    let output = child.wait_with_output().map_err(|e| failed(&e))?;
+    if let Ok(Some(device)) = device {
+        return Ok(device);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let failure = Failure::new(format!("{}: {}", what(), said.trim()));
+    Err(if said.contains("user_allow_other") {
+        failure.hint("`allow_other` without root needs `user_allow_other` in /etc/fuse.conf")
+    } else {
+        failure
+    })
+}
+
+fn helper_options(source: &str, flags: MsFlags, allow_other: bool) -> String {
+    let names = [
+        (MsFlags::MS_RDONLY, "ro"),
+        (MsFlags::MS_NOEXEC, "noexec"),
+        (MsFlags::MS_NOATIME, "noatime"),
+        (MsFlags::MS_SYNCHRONOUS, "sync"),
+        (MsFlags::MS_DIRSYNC, "dirsync"),
     ];
-    let flags = [
-        (MsFlags::MS_RDONLY, MountOption::RO),
-        (MsFlags::MS_NOEXEC, MountOption::NoExec),
-        (MsFlags::MS_NOATIME, MountOption::NoAtime),
-        (MsFlags::MS_SYNCHRONOUS, MountOption::Sync),
-        (MsFlags::MS_DIRSYNC, MountOption::DirSync),
-    ];
-    options.extend(
-        flags
-            .into_iter()
-            .filter(|(flag, _)| plan.flags.contains(*flag))
-            .map(|(_, option)| option),
-    );
+    // Commas and backslashes in the name are escaped by backslashes.
+    let source = source.replace('\\', r"\\").replace(',', r"\,");
+    let mut options = format!("fsname={source},subtype=aegisfs,default_permissions");
+    if allow_other {
+        options.push_str(",allow_other");
+    }
+    for (_, name) in names.into_iter().filter(|(flag, _)| flags.contains(*flag)) {
+        options.push(',');
+        options.push_str(name);
+    }
     options
 }
 
-fn mount_failure(point: &Path, e: &io::Error, allow_other: bool) -> Failure {
+/// The descriptor that comes with one byte over a socket; `None` if the other side says nothing.
+fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    Ok(ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    }))
+}
+
+fn mount_failure(point: &Path, e: &io::Error) -> Failure {
     let failure = Failure::new(format!("cannot mount at {}: {e}", point.display()));
-    if !Path::new(FUSE_DEVICE).exists() {
-        return failure.hint(format!(
+    if Path::new(FUSE_DEVICE).exists() {
+        failure
+    } else {
+        failure.hint(format!(
             "{FUSE_DEVICE} is missing: load the module with `modprobe fuse`"
-        ));
-    }
-    match e.kind() {
-        io::ErrorKind::NotFound => failure
-            .hint("mounting without root needs the program fusermount3 (Debian: package fuse3)"),
-        io::ErrorKind::PermissionDenied if allow_other => {
-            failure.hint("`allow_other` without root needs `user_allow_other` in /etc/fuse.conf")
-        }
-        _ => failure,
+        ))
     }
 }
 
@@ -158,7 +190,7 @@ pub fn detach(point: &Path, how: Detach) -> io::Result<()> {
 }
 
 fn detach_by_helper(point: &Path, how: Detach) -> io::Result<()> {
-    let mut command = Command::new("fusermount3");
+    let mut command = Command::new(HELPER);
     command.arg("-u");
     if how == Detach::Lazily {
         command.arg("-z");

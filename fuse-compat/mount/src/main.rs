@@ -3,8 +3,8 @@
 //!
 //! The way of a mount: [`cli`] and [`options`] say what is wanted; unless in the foreground,
 //! [`daemon`] starts the serving process and waits until it reports; [`serve`] opens the volume,
-//! [`attach`] makes the mount, [`server`] answers the kernel's requests until the unmount, then the
-//! last checkpoint is written. Called as `mount.fuse.aegisfs`, it speaks mount(8)'s protocol.
+//! [`attach`] makes the mount, [`server`] answers the kernel's requests, which come over [`wire`],
+//! until the unmount, then the last checkpoint is written. Called as `mount.fuse.aegisfs`, it speaks mount(8)'s protocol.
 
 mod attach;
 mod cli;
@@ -13,6 +13,7 @@ mod options;
 mod serve;
 mod server;
 mod stop;
+mod wire;
 
 use aegisfs_tools::{report, Failure};
 use std::process::ExitCode;

@@ -54,11 +54,8 @@ fn serve(
     if daemon {
         daemon::detach().map_err(|e| Failure::new(format!("cannot become a daemon: {e}")))?;
     }
-    let server = Server::new(Arc::clone(fs), plan);
-    let notifier = server.notifier_slot();
-    let session = attach(server, source, point, plan)?;
-    // The slot is empty: it is filled here only.
-    let _ = notifier.set(session.notifier());
+    let connection = attach(source, point, plan)?;
+    let server = Server::new(Arc::clone(fs), connection.clone(), plan);
     let failed =
         |what: &str, e: &std::io::Error| Failure::new(format!("{}: {what}: {e}", point.display()));
     let mut background =
@@ -68,9 +65,17 @@ fn serve(
     if daemon {
         daemon::report_ready().map_err(|e| failed("cannot report readiness", &e))?;
     }
-    let ended = session.run();
+    let ended = connection.serve(&server, threads());
+    server.finish();
     background.stop(fs);
     ended.map_err(|e| failed("serving ended", &e))
+}
+
+/// Threads that answer requests: more than processors, because a thread waits while its fsync or
+/// read is under way.
+fn threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (2 * processors).clamp(8, 32)
 }
 
 /// Opens and claims the device, replays the journal.

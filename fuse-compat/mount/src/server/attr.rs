@@ -1,36 +1,81 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Attributes, times and device numbers, between the engine's form and FUSE's.
+//! Attributes and device numbers in the protocol's form.
 
-use aegisfs_engine::{
-    Attr, Time, BLOCK_SHIFT, BLOCK_SIZE, MODE_BLOCK, MODE_CHAR, MODE_DIR, MODE_FIFO, MODE_FILE,
-    MODE_SOCKET, MODE_SYMLINK, MODE_TYPE,
-};
-use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use crate::wire::abi::STATX_MASK;
+use crate::wire::payload::Payload;
+use aegisfs_engine::{Attr, Time, BLOCK_SHIFT, BLOCK_SIZE, MODE_FILE, MODE_TYPE};
 
+/// Seconds for which the kernel may trust names and attributes without asking.
+const CACHE_SECONDS: u64 = 24 * 3600;
 /// Unit of `st_blocks`.
 const SECTOR: u64 = 512;
 
-/// The engine's attributes as FUSE sends them.
-pub fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: sectors(attr),
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: system_time(attr.btime),
-        kind: file_type(attr.mode & MODE_TYPE),
-        // Masked to the twelve permission bits.
-        perm: (attr.mode & 0o7777) as u16,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: encode_device(attr.rdev),
-        blksize: 1 << BLOCK_SHIFT,
-        flags: 0,
+/// `struct fuse_entry_out`: an inode under a name.
+pub fn put_entry(out: &mut Payload, attr: &Attr) {
+    out.u64(attr.ino);
+    out.u64(attr.generation.into());
+    out.u64(CACHE_SECONDS);
+    out.u64(CACHE_SECONDS);
+    out.zeros(8);
+    put_attr(out, attr);
+}
+
+/// `struct fuse_attr_out`.
+pub fn put_attr_reply(out: &mut Payload, attr: &Attr) {
+    out.u64(CACHE_SECONDS);
+    out.zeros(8);
+    put_attr(out, attr);
+}
+
+/// `struct fuse_attr`.
+fn put_attr(out: &mut Payload, attr: &Attr) {
+    out.u64(attr.ino);
+    out.u64(attr.size);
+    out.u64(sectors(attr));
+    for time in [attr.atime, attr.mtime, attr.ctime] {
+        out.i64(time.sec);
     }
+    for time in [attr.atime, attr.mtime, attr.ctime] {
+        out.u32(time.nsec);
+    }
+    out.u32(attr.mode);
+    out.u32(attr.nlink);
+    out.u32(attr.uid);
+    out.u32(attr.gid);
+    out.u32(encode_device(attr.rdev));
+    out.u32(1 << BLOCK_SHIFT);
+    out.u32(0);
+}
+
+/// `struct fuse_statx_out`.
+pub fn put_statx(out: &mut Payload, attr: &Attr) {
+    let time = |out: &mut Payload, t: Time| {
+        out.i64(t.sec);
+        out.u32(t.nsec);
+        out.u32(0);
+    };
+    out.u64(CACHE_SECONDS);
+    out.zeros(24);
+    out.u32(STATX_MASK);
+    out.u32(1 << BLOCK_SHIFT);
+    // No attributes: the kernel takes them from elsewhere.
+    out.u64(0);
+    out.u32(attr.nlink);
+    out.u32(attr.uid);
+    out.u32(attr.gid);
+    // Type and permissions are sixteen bits.
+    out.u32(attr.mode & 0xffff);
+    out.u64(attr.ino);
+    out.u64(attr.size);
+    out.u64(sectors(attr));
+    out.u64(0);
+    time(out, attr.atime);
+    time(out, attr.btime);
+    time(out, attr.ctime);
+    time(out, attr.mtime);
+    out.low(attr.rdev >> 32);
+    out.low(attr.rdev);
+    out.zeros(8 + 112);
 }
 
 /// What `st_blocks` shows. Inline content takes up no block, but a file that seems to have none at
@@ -42,59 +87,6 @@ fn sectors(attr: &Attr) -> u64 {
     } else {
         allocated
     }
-}
-
-/// The type bits of a mode as FUSE's enumeration.
-pub fn file_type(type_bits: u32) -> FileType {
-    match type_bits {
-        MODE_DIR => FileType::Directory,
-        MODE_SYMLINK => FileType::Symlink,
-        MODE_BLOCK => FileType::BlockDevice,
-        MODE_CHAR => FileType::CharDevice,
-        MODE_FIFO => FileType::NamedPipe,
-        MODE_SOCKET => FileType::Socket,
-        _ => FileType::RegularFile,
-    }
-}
-
-/// What the kernel asked to set a time to.
-pub fn time_or_now(time: TimeOrNow) -> Time {
-    match time {
-        TimeOrNow::Now => Time::now(),
-        TimeOrNow::SpecificTime(t) => time_from_system(t),
-    }
-}
-
-/// A time as fuser hands it over.
-///
-/// fuser turns the kernel's (seconds, nanoseconds) of times before 1970 into "1970 minus |seconds|
-/// minus nanoseconds", where plus is meant: `time_from_time` in its `time.rs`. This undoes exactly
-/// that; `tests/host/fuse-basic.sh` notices when fuser changes it.
-pub fn time_from_system(time: SystemTime) -> Time {
-    let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => Time {
-            sec: seconds(after),
-            nsec: after.subsec_nanos(),
-        },
-        Err(e) => Time {
-            sec: -seconds(e.duration()),
-            nsec: e.duration().subsec_nanos(),
-        },
-    }
-}
-
-/// A time as fuser takes it; those that `SystemTime` cannot hold become 1970.
-fn system_time(time: Time) -> SystemTime {
-    let whole = Duration::from_secs(time.sec.unsigned_abs());
-    let second = if time.sec < 0 {
-        UNIX_EPOCH.checked_sub(whole)
-    } else {
-        UNIX_EPOCH.checked_add(whole)
-    };
-    second
-        .and_then(|s| s.checked_add(Duration::from_nanos(u64::from(time.nsec))))
-        .unwrap_or(UNIX_EPOCH)
 }
 
 /// Device number in the kernel's 32-bit form: 12 bits of major, 20 of minor.
@@ -113,9 +105,9 @@ pub fn decode_device(rdev: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{decode_device, encode_device, system_time, time_from_system};
-    use aegisfs_engine::Time;
-    use std::time::{Duration, UNIX_EPOCH};
+    use super::{decode_device, encode_device, put_attr_reply, put_entry, put_statx};
+    use crate::wire::payload::Payload;
+    use aegisfs_engine::Attr;
 
     #[test]
     fn device_numbers() {
@@ -126,24 +118,16 @@ mod tests {
         assert_eq!(encode_device(8 << 32 | 1), 0x801);
     }
 
+    /// The kernel refuses replies of another length.
     #[test]
-    fn times() {
-        let time = |sec, nsec| Time { sec, nsec };
-        assert_eq!(system_time(time(5, 7)), UNIX_EPOCH + Duration::new(5, 7));
-        // Half a second before 1970 is second -1 and half a second more.
-        assert_eq!(
-            system_time(time(-1, 500_000_000)),
-            UNIX_EPOCH - Duration::from_millis(500)
-        );
-        assert_eq!(
-            time_from_system(UNIX_EPOCH + Duration::new(5, 7)),
-            time(5, 7)
-        );
-        // What fuser makes of the kernel's (-1 s, +0.5 s).
-        let from_fuser = UNIX_EPOCH - Duration::new(1, 500_000_000);
-        assert_eq!(time_from_system(from_fuser), time(-1, 500_000_000));
-        // Extremes neither panic nor wrap.
-        let _ = system_time(time(i64::MIN, 0));
-        let _ = system_time(time(i64::MAX, 999_999_999));
+    fn lengths() {
+        let length = |put: fn(&mut Payload, &Attr)| {
+            let mut out = Payload::default();
+            put(&mut out, &Attr::default());
+            out.bytes().len()
+        };
+        assert_eq!(length(put_entry), 128);
+        assert_eq!(length(put_attr_reply), 104);
+        assert_eq!(length(put_statx), 288);
     }
 }

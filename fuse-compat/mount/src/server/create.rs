@@ -4,9 +4,9 @@
 use super::acl::{self, Acl};
 use super::refusal::Result;
 use super::Server;
+use crate::wire::request::Request;
 use aegisfs_engine::{Attr, Error, NewInode, MODE_DIR, MODE_SYMLINK, MODE_TYPE};
 use aegisfs_platform::Vec as EngineVec;
-use fuser::Request;
 
 const SETGID: u32 = 0o2000;
 
@@ -23,10 +23,10 @@ pub struct Maker<'a> {
 
 impl<'a> Maker<'a> {
     /// An inode with a mode, from which `umask` is still to be taken.
-    pub fn new(req: &Request, mode: u32, umask: u32) -> Self {
+    pub fn new(req: &Request<'_>, mode: u32, umask: u32) -> Self {
         Self {
-            uid: req.uid(),
-            gid: req.gid(),
+            uid: req.uid,
+            gid: req.gid,
             mode,
             umask,
             rdev: 0,
@@ -34,12 +34,9 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// A symbolic link.
-    pub fn symlink(req: &Request, target: &'a [u8]) -> Self {
-        Self {
-            target,
-            ..Self::new(req, MODE_SYMLINK | 0o777, 0)
-        }
+    /// Makes it a symbolic link to `target`.
+    pub fn target(self, target: &'a [u8]) -> Self {
+        Self { target, ..self }
     }
 
     /// Makes it a device.
@@ -55,6 +52,23 @@ impl<'a> Maker<'a> {
 impl Server {
     /// Makes a new inode under a new name.
     pub fn make(&self, dir: u64, name: &[u8], maker: &Maker<'_>) -> Result<Attr> {
+        let attr = self.inherit(dir, maker, |new| self.fs.create(dir, name, new))?;
+        self.settle()?;
+        Ok(attr)
+    }
+
+    /// Makes a new file without a name, which goes with its last user unless it is given one.
+    pub fn make_unnamed(&self, dir: u64, maker: &Maker<'_>) -> Result<Attr> {
+        self.inherit(dir, maker, |new| self.fs.create_unnamed(dir, new))
+    }
+
+    /// Calls `create` with everything that a new inode in `dir` takes from there.
+    fn inherit(
+        &self,
+        dir: u64,
+        maker: &Maker<'_>,
+        create: impl Fn(&NewInode<'_>) -> aegisfs_engine::Result<Attr>,
+    ) -> Result<Attr> {
         let parent = self.may_add_to(dir)?;
         let mut new = NewInode {
             mode: maker.mode,
@@ -77,41 +91,27 @@ impl Server {
         } else {
             self.default_acl(&parent)?
         };
-        let attr = match inherited {
-            None => {
-                new.mode &= !(maker.umask & 0o777);
-                self.fs.create(dir, name, &new)?
-            }
-            Some(default) => self.make_with_acl(dir, name, new, &default)?,
+        let Some(default) = inherited else {
+            new.mode &= !(maker.umask & 0o777);
+            return Ok(create(&new)?);
         };
-        self.settle()?;
-        Ok(attr)
-    }
-
-    fn make_with_acl(
-        &self,
-        dir: u64,
-        name: &[u8],
-        plain: NewInode<'_>,
-        default: &Acl,
-    ) -> Result<Attr> {
         let mut access = default.clone();
-        let mode = access.restrict_to_mode(plain.mode);
+        let mode = access.restrict_to_mode(new.mode);
         let access_bytes = access.to_bytes();
         let default_bytes = default.to_bytes();
         let mut xattrs: Vec<(&[u8], &[u8])> = Vec::with_capacity(2);
         if !access.is_plain() {
             xattrs.push((acl::ACCESS, &access_bytes));
         }
-        if mode & MODE_TYPE == MODE_DIR {
+        if maker.is(MODE_DIR) {
             xattrs.push((acl::DEFAULT, &default_bytes));
         }
         let new = NewInode {
             mode,
             xattrs: &xattrs,
-            ..plain
+            ..new
         };
-        Ok(self.fs.create(dir, name, &new)?)
+        Ok(create(&new)?)
     }
 
     /// The list that a directory passes on, if it has one.

@@ -4,18 +4,18 @@
 use super::guard;
 use super::refusal::{Refusal, Result};
 use super::Server;
+use crate::wire::payload::Payload;
 use aegisfs_engine::{Error, Mapping, BLOCK_SHIFT, BLOCK_SIZE};
-use fuser::{OpenFlags, ReplyData};
 use std::cell::RefCell;
 
 /// Blocks asked for in one step of a search for data or holes.
 const SEARCH_BLOCKS: u64 = 1 << 20;
 /// Bytes copied in one step, and in one request at most.
 const COPY_STEP: usize = 1 << 20;
-const COPY_MAX: u64 = 64 << 20;
+const COPY_MAX: usize = 64 << 20;
 
 thread_local! {
-    /// One buffer a thread, as large as its largest read so far: no allocation, no zeroing per request.
+    /// One buffer a thread for copies: no allocation, no zeroing per request.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -30,35 +30,30 @@ fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 impl Server {
-    pub fn open_file(&self, ino: u64, flags: OpenFlags) -> Result<()> {
+    pub fn open_file(&self, ino: u64, flags: i32) -> Result<()> {
         guard::may_open(&self.fs.getattr(ino)?, flags)
     }
 
-    pub fn read_file(&self, ino: u64, offset: u64, size: u32, reply: ReplyData) {
-        with_buffer(size as usize, |buffer| {
-            match self.fs.read(ino, offset, buffer) {
-                Ok(read) => {
-                    // Before the reply: the kernel fetches the new time as soon as it has the data.
-                    self.touch_atime(ino);
-                    reply.data(&buffer[..read.min(buffer.len())]);
-                }
-                Err(e) => reply.error(Refusal::from(e).into()),
-            }
-        });
+    /// Reads into `out`, which is shorter than asked for only at the end of the file.
+    pub fn read_file(&self, ino: u64, offset: u64, size: u32, out: &mut Payload) -> Result<()> {
+        let read = self.fs.read(ino, offset, out.space(size as usize))?;
+        out.cut(read);
+        // Before the reply: the kernel fetches the new time as soon as it has the data.
+        self.touch_atime(ino);
+        Ok(())
     }
 
     /// Writes; gives the number of bytes that fit. `kill`: the writer may not keep set-id bits.
-    pub fn write_file(&self, ino: u64, offset: u64, data: &[u8], kill: bool) -> Result<u32> {
+    pub fn write_file(&self, ino: u64, offset: u64, data: &[u8], kill: bool) -> Result<usize> {
         if kill {
             self.clear_set_id(ino)?;
         }
         self.inodes.written(ino);
-        let written = match self.fs.write(ino, offset, data) {
-            Ok(()) => data.len(),
-            Err(Error::NoSpace) => self.write_what_fits(ino, offset, data)?,
-            Err(e) => return Err(e.into()),
-        };
-        u32::try_from(written).map_err(|_| Refusal::INVALID)
+        match self.fs.write(ino, offset, data) {
+            Ok(()) => Ok(data.len()),
+            Err(Error::NoSpace) => self.write_what_fits(ino, offset, data),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// The volume is nearly full: writes block by block, up to where it is.
@@ -135,25 +130,24 @@ impl Server {
     }
 
     /// Copies bytes from one file to another; gives the number copied, which may be less than asked.
-    pub fn copy(&self, caller: u32, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u32> {
+    pub fn copy(&self, caller: u32, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize> {
         guard::may_change(&self.fs.getattr(to.0)?)?;
-        let len = len.min(COPY_MAX);
-        let mut copied: u64 = 0;
+        let len = usize::try_from(len).map_or(COPY_MAX, |n| n.min(COPY_MAX));
+        let mut copied = 0;
         while copied < len {
-            let step = usize::try_from(len - copied).map_or(COPY_STEP, |n| n.min(COPY_STEP));
-            let read_at = from.1.checked_add(copied).ok_or(Refusal::INVALID)?;
-            let write_at = to.1.checked_add(copied).ok_or(Refusal::INVALID)?;
+            let step = (len - copied).min(COPY_STEP);
+            let read_at = from.1.checked_add(copied as u64).ok_or(Refusal::INVALID)?;
+            let write_at = to.1.checked_add(copied as u64).ok_or(Refusal::INVALID)?;
             let done = with_buffer(step, |buffer| -> Result<usize> {
                 let read = self.fs.read(from.0, read_at, buffer)?.min(step);
                 if read == 0 {
                     return Ok(0);
                 }
-                let written = self.write_file(to.0, write_at, &buffer[..read], false)?;
-                Ok(written as usize)
+                self.write_file(to.0, write_at, &buffer[..read], false)
             });
             match done {
                 Ok(0) => break,
-                Ok(done) => copied += done as u64,
+                Ok(done) => copied += done,
                 Err(_) if copied > 0 => break,
                 Err(refusal) => return Err(refusal),
             }
@@ -162,6 +156,6 @@ impl Server {
         if caller != 0 {
             self.clear_set_id(to.0)?;
         }
-        u32::try_from(copied).map_err(|_| Refusal::INVALID)
+        Ok(copied)
     }
 }

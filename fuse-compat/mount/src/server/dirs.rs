@@ -2,22 +2,22 @@
 //! Listing directories. A position is the engine's cookie, after two of our own for `.` and `..`;
 //! it stays valid while entries come and go, so an open directory needs no state.
 
-use super::attr::{file_attr, file_type};
+use super::attr::put_entry;
 use super::refusal::Result;
-use super::{Server, CACHE_TTL};
-use aegisfs_engine::{Attr, MODE_DIR, MODE_TYPE, ROOT_INO};
-use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use super::Server;
+use crate::wire::payload::Payload;
+use aegisfs_engine::{file_type, MODE_DIR, ROOT_INO};
 
 /// Positions after `.` and after `..`. The engine's are larger.
 const AFTER_DOT: u64 = 1;
 const AFTER_DOTS: u64 = 2;
+/// Bytes of an entry's attributes, in a listing with attributes.
+const ATTRIBUTES: usize = 128;
 
 /// An entry as both kinds of listing need it.
 struct Item<'a> {
     ino: u64,
-    type_bits: u32,
+    kind: u8,
     name: &'a [u8],
     /// Position after it.
     next: u64,
@@ -36,7 +36,7 @@ impl Server {
         for (ino, name, next) in own {
             let item = Item {
                 ino,
-                type_bits: MODE_DIR,
+                kind: file_type(MODE_DIR),
                 name,
                 next,
             };
@@ -48,7 +48,7 @@ impl Server {
         self.fs.readdir(dir, cookie, &mut |entry| {
             emit(&Item {
                 ino: entry.ino,
-                type_bits: u32::from(entry.kind) << 12,
+                kind: entry.kind,
                 name: entry.name,
                 next: entry.next,
             })
@@ -59,41 +59,34 @@ impl Server {
         Ok(())
     }
 
-    pub fn list(&self, dir: u64, offset: u64, reply: &mut ReplyDirectory) -> Result<()> {
+    /// Lists into at most `size` bytes.
+    pub fn list(&self, dir: u64, offset: u64, size: usize, out: &mut Payload) -> Result<()> {
         self.walk(dir, offset, &mut |item| {
-            let kind = file_type(item.type_bits & MODE_TYPE);
-            !reply.add(
-                INodeNo(item.ino),
-                item.next,
-                kind,
-                OsStr::from_bytes(item.name),
-            )
+            let fits = out.bytes().len() + Payload::entry_len(item.name.len()) <= size;
+            if fits {
+                out.entry(item.ino, item.next, item.kind, item.name);
+            }
+            fits
         })
     }
 
-    /// Listing with attributes. Each entry but `.` and `..` gives the kernel a reference.
-    pub fn list_plus(&self, dir: u64, offset: u64, reply: &mut ReplyDirectoryPlus) -> Result<()> {
+    /// Lists with attributes. Each entry but `.` and `..` gives the kernel a reference.
+    pub fn list_plus(&self, dir: u64, offset: u64, size: usize, out: &mut Payload) -> Result<()> {
         self.walk(dir, offset, &mut |item| {
+            let len = ATTRIBUTES + Payload::entry_len(item.name.len());
+            if out.bytes().len() + len > size {
+                return false;
+            }
             // An entry that has gone since it was read is left out.
             let Ok(attr) = self.fs.getattr(item.ino) else {
                 return true;
             };
-            let full = reply.add(
-                INodeNo(item.ino),
-                item.next,
-                OsStr::from_bytes(item.name),
-                &CACHE_TTL,
-                &file_attr(&attr),
-                generation(&attr),
-            );
-            if !full && item.next > AFTER_DOTS {
+            if item.next > AFTER_DOTS {
                 self.inodes.remember(item.ino);
             }
-            !full
+            put_entry(out, &attr);
+            out.entry(item.ino, item.next, item.kind, item.name);
+            true
         })
     }
-}
-
-fn generation(attr: &Attr) -> Generation {
-    Generation(u64::from(attr.generation))
 }

@@ -6,7 +6,6 @@
 use super::refusal::{Refusal, Result};
 use super::{fileattr, Server};
 use aegisfs_engine::Attr;
-use fuser::OpenFlags;
 
 /// Neither content nor attributes may change.
 fn is_immutable(attr: &Attr) -> bool {
@@ -32,9 +31,9 @@ pub fn may_change(attr: &Attr) -> Result<()> {
 }
 
 /// The file is to be opened.
-pub fn may_open(attr: &Attr, flags: OpenFlags) -> Result<()> {
-    let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
-    let appends = flags.0 & libc::O_APPEND != 0;
+pub fn may_open(attr: &Attr, flags: i32) -> Result<()> {
+    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+    let appends = flags & libc::O_APPEND != 0;
     permit(!writes || !(is_immutable(attr) || is_append_only(attr) && !appends))
 }
 

@@ -6,7 +6,6 @@ use super::refusal::{Refusal, Result};
 use super::Server;
 use aegisfs_engine::{Attr, RenameMode};
 use aegisfs_platform::Vec as EngineVec;
-use fuser::RenameFlags;
 use std::sync::{MutexGuard, PoisonError};
 
 impl Server {
@@ -40,22 +39,13 @@ impl Server {
         self.settle()
     }
 
-    pub fn rename_entry(
-        &self,
-        from: (u64, &[u8]),
-        to: (u64, &[u8]),
-        flags: RenameFlags,
-    ) -> Result<()> {
-        let mode = if flags.is_empty() {
-            RenameMode::Replace
-        } else if flags == RenameFlags::RENAME_NOREPLACE {
-            RenameMode::NoReplace
-        } else if flags == RenameFlags::RENAME_EXCHANGE {
-            RenameMode::Exchange
-        } else if flags == RenameFlags::RENAME_WHITEOUT {
-            RenameMode::Whiteout
-        } else {
-            return Err(Refusal::INVALID);
+    pub fn rename_entry(&self, from: (u64, &[u8]), to: (u64, &[u8]), flags: u32) -> Result<()> {
+        let mode = match flags {
+            0 => RenameMode::Replace,
+            libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            libc::RENAME_WHITEOUT => RenameMode::Whiteout,
+            _ => return Err(Refusal::INVALID),
         };
         self.may_remove_from(from.0, &self.fs.lookup(from.0, from.1)?)?;
         self.may_add_to(to.0)?;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Why a request is answered with an error number.
 
+use crate::wire::request::Malformed;
 use aegisfs_engine::Error;
-use fuser::Errno;
 use std::fmt;
 
 /// An error number for the kernel.
@@ -20,6 +20,14 @@ impl Refusal {
     pub const BEYOND_END: Self = Self(libc::ENXIO);
     pub const NOT_FOUND: Self = Self(libc::ENOENT);
 
+    pub const RANGE: Self = Self(libc::ERANGE);
+    pub const UNKNOWN_REQUEST: Self = Self(libc::ENOSYS);
+
+    /// The number, positive.
+    pub fn errno(self) -> i32 {
+        self.0
+    }
+
     /// The name does not exist.
     pub fn is_not_found(self) -> bool {
         self == Self::NOT_FOUND
@@ -32,9 +40,9 @@ impl From<Error> for Refusal {
     }
 }
 
-impl From<Refusal> for Errno {
-    fn from(refusal: Refusal) -> Self {
-        Self::from_i32(refusal.0)
+impl From<Malformed> for Refusal {
+    fn from(_: Malformed) -> Self {
+        Self::INVALID
     }
 }
 

@@ -37,8 +37,8 @@ fn without_set_id(mode: u32) -> u32 {
 }
 
 impl Server {
-    /// Changes attributes for the user `caller`.
-    pub fn change(&self, caller: u32, ino: u64, changes: &Changes) -> Result<Attr> {
+    /// Changes attributes. `kill`: who changes the size may not keep set-id bits.
+    pub fn change(&self, kill: bool, ino: u64, changes: &Changes) -> Result<Attr> {
         let before = self.fs.getattr(ino)?;
         let owner_or_mode =
             changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some();
@@ -54,10 +54,9 @@ impl Server {
             ctime: changes.ctime,
             ..SetAttr::default()
         };
-        // Nobody keeps rights of an owner who has changed; of content that has changed, only root,
-        // which is what the kernel's own filesystems do for who has CAP_FSETID.
+        // Nobody keeps rights of an owner who has changed.
         let owner_changed = changes.uid.is_some() || changes.gid.is_some();
-        if owner_changed || (changes.size.is_some() && caller != 0) {
+        if owner_changed || (changes.size.is_some() && kill) {
             let mode = changes
                 .mode
                 .map_or(before.mode, |m| before.mode & MODE_TYPE | m & 0o7777);
@@ -116,7 +115,7 @@ impl Server {
             };
             self.fs.setattr(ino, &set)?;
             // The kernel does not know, and would honour the bit at the next exec.
-            self.forget_attributes(ino);
+            self.connection.forget_attributes(ino);
         }
         Ok(())
     }

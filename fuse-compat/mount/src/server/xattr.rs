@@ -7,7 +7,6 @@ use super::refusal::{Refusal, Result};
 use super::Server;
 use aegisfs_engine::{Attr, SetAttr, XattrMode};
 use aegisfs_platform::Vec as EngineVec;
-use fuser::Request;
 
 const SETGID: u32 = 0o2000;
 const TRUSTED: &[u8] = b"trusted.";
@@ -37,23 +36,23 @@ impl Server {
 
     pub fn set_xattr(
         &self,
-        req: &Request,
         ino: u64,
         name: &[u8],
         value: &[u8],
-        flags: i32,
+        flags: u32,
+        kill_setgid: bool,
     ) -> Result<()> {
         check_name(name)?;
-        let mode = match flags {
-            0 => XattrMode::Any,
-            libc::XATTR_CREATE => XattrMode::Create,
-            libc::XATTR_REPLACE => XattrMode::Replace,
+        let mode = match i32::try_from(flags) {
+            Ok(0) => XattrMode::Any,
+            Ok(libc::XATTR_CREATE) => XattrMode::Create,
+            Ok(libc::XATTR_REPLACE) => XattrMode::Replace,
             _ => return Err(Refusal::INVALID),
         };
         let attr = self.fs.getattr(ino)?;
         guard::may_change(&attr)?;
         match name {
-            acl::ACCESS => self.set_access_list(req, &attr, value),
+            acl::ACCESS => self.set_access_list(&attr, value, kill_setgid),
             acl::DEFAULT => match Acl::parse(value)? {
                 Some(_) => Ok(self.fs.setxattr(ino, name, value, mode)?),
                 None => self.remove_if_present(ino, name),
@@ -63,7 +62,7 @@ impl Server {
     }
 
     /// The mode bits follow the list; a list that says no more than they do is not kept.
-    fn set_access_list(&self, req: &Request, attr: &Attr, value: &[u8]) -> Result<()> {
+    fn set_access_list(&self, attr: &Attr, value: &[u8], kill_setgid: bool) -> Result<()> {
         let Some(list) = Acl::parse(value)? else {
             return self.remove_if_present(attr.ino, acl::ACCESS);
         };
@@ -74,9 +73,7 @@ impl Server {
                 .setxattr(attr.ino, acl::ACCESS, value, XattrMode::Any)?;
         }
         let mut mode = attr.mode & !0o777 | list.mode();
-        // As chmod does for who is not in the file's group. Supplementary groups are not known
-        // here, so their members lose the bit too: the safe side.
-        if req.uid() != 0 && req.gid() != attr.gid {
+        if kill_setgid {
             mode &= !SETGID;
         }
         let set = SetAttr {
