@@ -75,9 +75,7 @@ impl BlockDevice for KernelDevice {
                 copy = Vec::try_from_slice(op.data)?;
                 &copy[..]
             };
-            io(self
-                .bdev
-                .write(core::iter::once((op.offset, data)), false))?;
+            io(self.bdev.write(core::iter::once((op.offset, data)), false))?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use crate::{AllocError, NofsScope};
 use core::ops::{Deref, DerefMut};
-use kernel::alloc::{flags::GFP_KERNEL, flags::__GFP_NOWARN, KVVec};
+use kernel::alloc::{flags::__GFP_NOWARN, flags::GFP_KERNEL, KVVec};
 
 /// Growable array; every growing method is fallible, every other one is not.
 #[derive(Debug)]

@@ -5,7 +5,10 @@
 fn crc32_vectors() {
     assert_eq!(crate::crc32(0, b""), 0);
     assert_eq!(crate::crc32(0, b"123456789"), 0xcbf4_3926);
-    assert_eq!(crate::crc32(crate::crc32(0, b"12345"), b"6789"), 0xcbf4_3926);
+    assert_eq!(
+        crate::crc32(crate::crc32(0, b"12345"), b"6789"),
+        0xcbf4_3926
+    );
     assert_eq!(crate::crc32(0, &[0; 4096]), 0xc71c_0011);
 }
 

@@ -146,11 +146,7 @@ impl Bdev {
 
     /// Submits all parts and waits for all. How many are in flight at a time is bounded by the
     /// device's queue: submission waits for room in it.
-    fn run<'a>(
-        self,
-        parts: impl Iterator<Item = Part<'a>>,
-        flags: bindings::blk_opf_t,
-    ) -> Result {
+    fn run<'a>(self, parts: impl Iterator<Item = Part<'a>>, flags: bindings::blk_opf_t) -> Result {
         let _nofs = NofsScope::enter();
         let batch = Batch::new();
         let plug = Opaque::<bindings::blk_plug>::uninit();

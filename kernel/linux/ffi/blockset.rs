@@ -92,12 +92,8 @@ impl BlockSet {
                 bindings::xa_erase(self.array.get(), index);
                 return true;
             }
-            let old = bindings::xa_store(
-                self.array.get(),
-                index,
-                to_entry(bits),
-                bindings::GFP_NOFS,
-            );
+            let old =
+                bindings::xa_store(self.array.get(), index, to_entry(bits), bindings::GFP_NOFS);
             bindings::xa_err(old) == 0
         }
     }
@@ -173,12 +169,7 @@ impl BlockSet {
         loop {
             // SAFETY: As in `load`; `index` is moved on to the entry that was found.
             let entry = unsafe {
-                bindings::xa_find(
-                    self.array.get(),
-                    &mut index,
-                    last,
-                    bindings::XA_PRESENT,
-                )
+                bindings::xa_find(self.array.get(), &mut index, last, bindings::XA_PRESENT)
             };
             if entry.is_null() {
                 return None;

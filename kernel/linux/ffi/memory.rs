@@ -104,9 +104,8 @@ impl InodeSlab {
         ctor: unsafe extern "C" fn(*mut c_void),
     ) -> Result<Self> {
         // SAFETY: By contract.
-        let raw = unsafe {
-            bindings::aegisfs_inode_cache_create(size as u32, align as u32, Some(ctor))
-        };
+        let raw =
+            unsafe { bindings::aegisfs_inode_cache_create(size as u32, align as u32, Some(ctor)) };
         Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
     }
 

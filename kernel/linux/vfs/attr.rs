@@ -54,9 +54,15 @@ pub(super) unsafe extern "C" fn getattr(
             let pending = pending.saturating_add(state.in_flight.load(Ordering::Relaxed));
             let sectors = pending.saturating_mul(SECTORS_PER_BLOCK);
             // Overwritten blocks are counted twice for a while, but never more than the size asks.
-            let most = inode.size().div_ceil(BLOCK).saturating_mul(SECTORS_PER_BLOCK);
+            let most = inode
+                .size()
+                .div_ceil(BLOCK)
+                .saturating_mul(SECTORS_PER_BLOCK);
             if sectors > 0 {
-                stat.blocks = stat.blocks.saturating_add(sectors).min(most.max(stat.blocks));
+                stat.blocks = stat
+                    .blocks
+                    .saturating_add(sectors)
+                    .min(most.max(stat.blocks));
             }
             if request & bindings::STATX_DIOALIGN != 0 {
                 if let Some(bdev) = inode.volume().bdev(0) {
@@ -104,7 +110,11 @@ unsafe fn change(
             return Err(volume.errno(e));
         }
         if valid & bindings::ATTR_MODE != 0 {
-            to_result(bindings::posix_acl_chmod(idmap, dentry, inode.mode() as u16))?;
+            to_result(bindings::posix_acl_chmod(
+                idmap,
+                dentry,
+                inode.mode() as u16,
+            ))?;
         }
         Ok(())
     }

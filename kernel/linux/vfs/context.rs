@@ -122,9 +122,7 @@ static CONTEXT_OPS: Table<bindings::fs_context_operations> =
 
 /// Starts a mount, or a remount, which begins with the options as they are.
 // The kernel's bindings know the type by its name only; ours is the whole one.
-pub(super) unsafe extern "C" fn init_fs_context(
-    fc: *mut kernel::bindings::fs_context,
-) -> c_int {
+pub(super) unsafe extern "C" fn init_fs_context(fc: *mut kernel::bindings::fs_context) -> c_int {
     let fc = fc.cast::<bindings::fs_context>();
     from_result(|| {
         // SAFETY: The VFS passes a new context; its root is set when it is for a remount.

@@ -81,11 +81,7 @@ unsafe extern "C" fn begin(
     from_result(|| begin_piece(inode, context, pos, len as u64, flags, iomap).map(|()| 0))
 }
 
-unsafe extern "C" fn submit(
-    iter: *const bindings::iomap_iter,
-    bio: *mut bindings::bio,
-    pos: i64,
-) {
+unsafe extern "C" fn submit(iter: *const bindings::iomap_iter, bio: *mut bindings::bio, pos: i64) {
     // SAFETY: iomap passes its iterator, which carries the context, and a bio of the set below.
     unsafe {
         let inode = Inode::of((*iter).inode);

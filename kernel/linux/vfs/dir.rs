@@ -12,10 +12,7 @@ use crate::linux::ffi::table::{CStruct, Table};
 use kernel::error::from_result;
 use kernel::ffi::c_int;
 
-unsafe extern "C" fn iterate(
-    file: *mut bindings::file,
-    ctx: *mut bindings::dir_context,
-) -> c_int {
+unsafe extern "C" fn iterate(file: *mut bindings::file, ctx: *mut bindings::dir_context) -> c_int {
     // SAFETY: The VFS passes an open directory of ours, locked shared, and its own context.
     unsafe {
         if !bindings::aegisfs_dir_emit_dots(file, ctx) {
@@ -49,9 +46,7 @@ unsafe extern "C" fn iterate(
 /// Any position may be a cookie, however large.
 unsafe extern "C" fn llseek(file: *mut bindings::file, offset: i64, whence: c_int) -> i64 {
     // SAFETY: The VFS passes an open directory of ours.
-    unsafe {
-        bindings::generic_file_llseek_size(file, offset, whence, i64::MAX, i64::MAX)
-    }
+    unsafe { bindings::generic_file_llseek_size(file, offset, whence, i64::MAX, i64::MAX) }
 }
 
 pub(super) static DIR_OPS: Table<bindings::file_operations> =

@@ -119,15 +119,14 @@ unsafe extern "C" fn commit_metadata(inode: *mut bindings::inode) -> c_int {
     from_result(|| make_durable(unsafe { Inode::of(inode) }).map(|()| 0))
 }
 
-static OPERATIONS: Table<bindings::export_operations> =
-    Table::new(bindings::export_operations {
-        encode_fh: Some(encode_fh),
-        fh_to_dentry: Some(fh_to_dentry),
-        fh_to_parent: Some(fh_to_parent),
-        get_parent: Some(get_parent),
-        commit_metadata: Some(commit_metadata),
-        ..CStruct::ZERO
-    });
+static OPERATIONS: Table<bindings::export_operations> = Table::new(bindings::export_operations {
+    encode_fh: Some(encode_fh),
+    fh_to_dentry: Some(fh_to_dentry),
+    fh_to_parent: Some(fh_to_parent),
+    get_parent: Some(get_parent),
+    commit_metadata: Some(commit_metadata),
+    ..CStruct::ZERO
+});
 
 /// For the super block.
 // The kernel's bindings know the type by its name only.

@@ -36,10 +36,7 @@ unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file
     }
 }
 
-unsafe extern "C" fn read_iter(
-    iocb: *mut bindings::kiocb,
-    to: *mut bindings::iov_iter,
-) -> isize {
+unsafe extern "C" fn read_iter(iocb: *mut bindings::kiocb, to: *mut bindings::iov_iter) -> isize {
     // SAFETY: The VFS passes a read call on an open file of ours.
     unsafe {
         if (*iocb).ki_flags & bindings::IOCB_DIRECT as c_int != 0 {
@@ -186,13 +183,12 @@ pub(super) unsafe extern "C" fn fiemap(
     }
 }
 
-static VM_OPS: Table<bindings::vm_operations_struct> =
-    Table::new(bindings::vm_operations_struct {
-        fault: Some(bindings::filemap_fault),
-        map_pages: Some(bindings::filemap_map_pages),
-        page_mkwrite: Some(page_mkwrite),
-        ..CStruct::ZERO
-    });
+static VM_OPS: Table<bindings::vm_operations_struct> = Table::new(bindings::vm_operations_struct {
+    fault: Some(bindings::filemap_fault),
+    map_pages: Some(bindings::filemap_map_pages),
+    page_mkwrite: Some(page_mkwrite),
+    ..CStruct::ZERO
+});
 
 pub(super) static ADDRESS_SPACE_OPS: Table<bindings::address_space_operations> =
     Table::new(bindings::address_space_operations {

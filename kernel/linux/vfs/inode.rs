@@ -12,7 +12,9 @@ use crate::linux::ffi::bindings;
 use crate::linux::ffi::blockset::BlockSet;
 use crate::linux::ffi::inode::VfsInode;
 use crate::linux::ffi::memory::InodeSlab;
-use aegisfs_engine::{Attr, SetAttr, Time, BLOCK_SIZE, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE};
+use aegisfs_engine::{
+    Attr, SetAttr, Time, BLOCK_SIZE, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE,
+};
 use aegisfs_platform::{log, LogLevel, NofsScope, Vec};
 use core::cell::UnsafeCell;
 use core::mem::{align_of, offset_of, size_of};
@@ -22,8 +24,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::error::{code::*, from_result, Result};
 use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
-use pin_init::PinInit;
 use kernel::sync::{new_mutex, Mutex};
+use pin_init::PinInit;
 
 const SECTORS_PER_BLOCK: u64 = BLOCK_SIZE as u64 / 512;
 

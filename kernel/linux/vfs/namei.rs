@@ -195,8 +195,13 @@ unsafe fn remove(
     directory: bool,
 ) -> Result {
     // SAFETY: By contract: the victim is locked too.
-    let (dir, victim, name) =
-        unsafe { (Inode::of(dir), Inode::of((*dentry).d_inode), dentry_name(dentry)) };
+    let (dir, victim, name) = unsafe {
+        (
+            Inode::of(dir),
+            Inode::of((*dentry).d_inode),
+            dentry_name(dentry),
+        )
+    };
     let volume = dir.volume();
     let attr = if directory {
         volume.fs.rmdir(dir.ino(), name)
@@ -208,10 +213,7 @@ unsafe fn remove(
     Ok(())
 }
 
-unsafe extern "C" fn unlink(
-    dir: *mut bindings::inode,
-    dentry: *mut bindings::dentry,
-) -> c_int {
+unsafe extern "C" fn unlink(dir: *mut bindings::inode, dentry: *mut bindings::dentry) -> c_int {
     // SAFETY: The VFS passes what the operation needs.
     from_result(|| unsafe { remove(dir, dentry, false).map(|()| 0) })
 }
@@ -244,7 +246,13 @@ unsafe extern "C" fn rename(
         let replaced = with_space(from, || {
             volume
                 .fs
-                .rename(from.ino(), dentry_name(old), to.ino(), dentry_name(new), mode)
+                .rename(
+                    from.ino(),
+                    dentry_name(old),
+                    to.ino(),
+                    dentry_name(new),
+                    mode,
+                )
                 .map_err(|e| volume.errno(e))
         })?;
         Inode::of((*old).d_inode).reload();

@@ -225,7 +225,8 @@ unsafe fn prepare(
     // SAFETY: By contract, throughout.
     unsafe {
         let start = (*bio).bi_iter;
-        let ioend = Ioend::from_raw(bindings::iomap_init_ioend(inode, bio, pos, flags)).ok_or(EIO)?;
+        let ioend =
+            Ioend::from_raw(bindings::iomap_init_ioend(inode, bio, pos, flags)).ok_or(EIO)?;
         let map = read_map(iomap).ok_or(EIO)?;
         let io = KBox::new(
             ReadIo {
@@ -297,12 +298,7 @@ unsafe extern "C" fn read_folio_range(
 ///
 /// # Safety
 /// The folio is locked, holds the range, and nobody reads that part of it.
-unsafe fn fill_folio(
-    inode: &Inode,
-    folio: *mut bindings::folio,
-    pos: i64,
-    len: usize,
-) -> Result {
+unsafe fn fill_folio(inode: &Inode, folio: *mut bindings::folio, pos: i64, len: usize) -> Result {
     // SAFETY: By contract.
     let data = unsafe {
         let offset = bindings::aegisfs_offset_in_folio(folio, pos);

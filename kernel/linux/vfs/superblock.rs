@@ -11,7 +11,9 @@ use crate::linux::ffi::bindings;
 use crate::linux::ffi::blockio::Bdev;
 use crate::linux::ffi::memory::ram_bytes;
 use crate::linux::ffi::table::{CStruct, Table};
-use aegisfs_engine::{BlockDevice, Error, Fs, BLOCK_SIZE, FILE_SIZE_MAX, LINK_MAX, NAME_MAX, ROOT_INO};
+use aegisfs_engine::{
+    BlockDevice, Error, Fs, BLOCK_SIZE, FILE_SIZE_MAX, LINK_MAX, NAME_MAX, ROOT_INO,
+};
 use aegisfs_platform::{try_box, Box, LockClass, Mutex, Vec};
 use kernel::error::{code::*, from_result, to_result, Result};
 use kernel::ffi::{c_int, c_ulong};
@@ -44,7 +46,10 @@ unsafe fn fill(sb: *mut bindings::super_block, fc: *mut bindings::fs_context) ->
             return Err(invalid(fc, "norecovery needs a read-only mount"));
         }
         if bindings::sb_set_blocksize(sb, BLOCK_SIZE as c_int) == 0 {
-            return Err(invalid(fc, "the device's blocks are larger than 4096 bytes"));
+            return Err(invalid(
+                fc,
+                "the device's blocks are larger than 4096 bytes",
+            ));
         }
         let bdev = Bdev::from_raw((*sb).s_bdev).ok_or(EINVAL)?;
         let fs = mount(bdev, &own, read_only).map_err(|e| match e {
@@ -208,7 +213,10 @@ unsafe extern "C" fn show_options(
             let secs = u64::from(options.commit_secs);
             bindings::aegisfs_seq_option_u64(m, c"commit".as_char_ptr(), secs);
         }
-        for (on, name) in [(options.discard, c"discard"), (options.no_recovery, c"norecovery")] {
+        for (on, name) in [
+            (options.discard, c"discard"),
+            (options.no_recovery, c"norecovery"),
+        ] {
             if on {
                 bindings::aegisfs_seq_option(m, name.as_char_ptr(), core::ptr::null());
             }

@@ -84,7 +84,9 @@ impl Volume {
         if self.fs.panic_due() {
             // SAFETY: A NUL-terminated string.
             unsafe {
-                bindings::aegisfs_panic(c"error on a volume mounted with errors=panic".as_char_ptr())
+                bindings::aegisfs_panic(
+                    c"error on a volume mounted with errors=panic".as_char_ptr(),
+                )
             }
         }
     }
@@ -123,10 +125,7 @@ impl Mounted {
     ///
     /// # Safety
     /// `sb` is being set up by the caller.
-    pub(super) unsafe fn install(
-        volume: KBox<Volume>,
-        sb: *mut bindings::super_block,
-    ) -> Result {
+    pub(super) unsafe fn install(volume: KBox<Volume>, sb: *mut bindings::super_block) -> Result {
         // SAFETY: `s_id` is NUL-terminated. The helpers are dropped before the volume, which does
         // not move in its box.
         let helpers = unsafe {

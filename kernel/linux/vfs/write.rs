@@ -11,8 +11,8 @@ use aegisfs_engine::BLOCK_SHIFT;
 use aegisfs_platform::NofsScope;
 use core::sync::atomic::Ordering;
 use kernel::error::{code::*, from_result, Result};
-use kernel::ffi::{c_int, c_uint};
 use kernel::ffi::c_void;
+use kernel::ffi::{c_int, c_uint};
 
 /// Blocks that one mapping of a write covers at most.
 const PIECE: u64 = 1024;
@@ -128,10 +128,7 @@ unsafe extern "C" fn punch(
 
 /// Whether the blocks of a mapping are still reserved. Called with the folio locked and not under
 /// writeback: what is reserved now stays so until it is dirty.
-unsafe extern "C" fn valid(
-    inode: *mut bindings::inode,
-    iomap: *const bindings::iomap,
-) -> bool {
+unsafe extern "C" fn valid(inode: *mut bindings::inode, iomap: *const bindings::iomap) -> bool {
     // SAFETY: iomap passes an inode of ours and the mapping that `begin` filled.
     let (inode, iomap) = unsafe { (Inode::of(inode), &*iomap) };
     if u64::from(inode.state().taken.load(Ordering::Acquire)) == iomap.validity_cookie {
@@ -158,10 +155,7 @@ static WRITE_FOLIO_OPS: Table<bindings::iomap_write_ops> = Table::new(bindings::
 ///
 /// # Safety
 /// Both belong to one write call on a file of ours.
-pub(super) unsafe fn buffered(
-    iocb: *mut bindings::kiocb,
-    from: *mut bindings::iov_iter,
-) -> isize {
+pub(super) unsafe fn buffered(iocb: *mut bindings::kiocb, from: *mut bindings::iov_iter) -> isize {
     // SAFETY: By contract.
     unsafe {
         bindings::iomap_file_buffered_write(

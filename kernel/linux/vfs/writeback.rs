@@ -141,16 +141,26 @@ fn commit_data(io: &WriteIo, run: DataRun, sums: &[u32]) -> Result {
     let error = io.error.load(Ordering::Relaxed);
     if io.written.load(Ordering::Acquire) == 0 {
         volume.fs.abort_data(run);
-        note!(Error, "inode {}: the device did not write {} blocks at byte {}",
+        note!(
+            Error,
+            "inode {}: the device did not write {} blocks at byte {}",
             inode.ino(),
             io.blocks,
             io.block.saturating_mul(BLOCK)
         );
-        return Err(Error::from_errno(if error == 0 { EIO.to_errno() } else { error }));
+        return Err(Error::from_errno(if error == 0 {
+            EIO.to_errno()
+        } else {
+            error
+        }));
     }
     if error != 0 {
         // Readers will find the checksum wrong there and repair it from the other replica.
-        note!(Warning, "inode {}: one replica was not written", inode.ino());
+        note!(
+            Warning,
+            "inode {}: one replica was not written",
+            inode.ino()
+        );
     }
     let mut content = inode.state().commit.lock();
     content.has_blocks = true;
@@ -159,7 +169,12 @@ fn commit_data(io: &WriteIo, run: DataRun, sums: &[u32]) -> Result {
         .commit_data(inode.ino(), io.block, run, sums, io.size, None);
     drop(content);
     result.map_err(|e| {
-        note!(Error, "inode {}: storing where data was written: {}", inode.ino(), e);
+        note!(
+            Error,
+            "inode {}: storing where data was written: {}",
+            inode.ino(),
+            e
+        );
         volume.errno(e)
     })?;
     let state = inode.state();
@@ -194,7 +209,10 @@ fn commit_inline(io: &WriteIo, len: usize) -> Result<bool> {
     }
     drop(content);
     result?;
-    inode.state().stored_size.store(len as u64, Ordering::Relaxed);
+    inode
+        .state()
+        .stored_size
+        .store(len as u64, Ordering::Relaxed);
     inode.state().blocks_stale.store(true, Ordering::Release);
     Ok(true)
 }
@@ -225,12 +243,7 @@ fn write_out(mut io: KBox<WriteIo>) {
 
 /// A place for at most `blocks` blocks of the ioend, and the checksums of as many as it has room
 /// for.
-fn allocate(
-    inode: &Inode,
-    ioend: Ioend,
-    block: u64,
-    blocks: u32,
-) -> Result<(DataRun, Vec<u32>)> {
+fn allocate(inode: &Inode, ioend: Ioend, block: u64, blocks: u32) -> Result<(DataRun, Vec<u32>)> {
     let volume = inode.volume();
     let mut sums = Vec::try_with_capacity(blocks.min(RUN_MAX) as usize).map_err(|_| ENOMEM)?;
     let run = volume

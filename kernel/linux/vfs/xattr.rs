@@ -86,8 +86,8 @@ unsafe extern "C" fn set(
     from_result(|| unsafe {
         let inode = Inode::of(inode);
         let name = Name::new(c_string((*handler).prefix), c_string(suffix))?;
-        let value = (!value.is_null())
-            .then(|| core::slice::from_raw_parts(value.cast::<u8>(), size));
+        let value =
+            (!value.is_null()).then(|| core::slice::from_raw_parts(value.cast::<u8>(), size));
         let mode = match flags as u32 {
             bindings::XATTR_CREATE => XattrMode::Create,
             bindings::XATTR_REPLACE => XattrMode::Replace,
@@ -99,12 +99,7 @@ unsafe extern "C" fn set(
 }
 
 /// Sets, or without a value removes, an attribute.
-pub(super) fn store(
-    inode: &Inode,
-    name: &[u8],
-    value: Option<&[u8]>,
-    mode: XattrMode,
-) -> Result {
+pub(super) fn store(inode: &Inode, name: &[u8], value: Option<&[u8]>, mode: XattrMode) -> Result {
     let volume = inode.volume();
     with_space(inode, || {
         let result = match value {
