@@ -99,7 +99,7 @@ unmount_volume() {
 	local source
 	source=$(findmnt --raw --noheadings --output SOURCE "$1")
 	umount "$1"
-	flock --timeout 60 "$source" true || fail "$source is still in use after unmounting"
+	flock --timeout 300 "$source" true || fail "$source is still in use after unmounting"
 }
 
 # Every structure and every byte of data is sound.
