@@ -58,15 +58,14 @@ install-tools:
 		test -x $(TARGET)/release/$$tool || \
 			{ echo "$(TARGET)/release/$$tool is not built: run 'make' first" >&2; exit 1; }; \
 	done
-	install -d '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man8'
+	install -d '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man5' '$(DESTDIR)$(MANDIR)/man8'
 	set -e; for tool in $(TOOLS); do \
 		install -m 0755 $(TARGET)/release/$$tool \
 			"$(DESTDIR)$(SBINDIR)/$$(echo $$tool | sed 's/-aegisfs/.aegisfs/')"; \
 	done
 	ln -sf aegisfs-fuse '$(DESTDIR)$(SBINDIR)/mount.fuse.aegisfs'
-	set -e; for page in docs/man/*.8; do \
-		test ! -f "$$page" || install -m 0644 "$$page" '$(DESTDIR)$(MANDIR)/man8'; \
-	done
+	install -m 0644 docs/man/*.5 '$(DESTDIR)$(MANDIR)/man5'
+	install -m 0644 docs/man/*.8 '$(DESTDIR)$(MANDIR)/man8'
 
 # One module for each kernel it was built for. In a running system the index follows at once.
 install-kmod:
