@@ -28,15 +28,6 @@ pub enum Choice {
     Debug,
 }
 
-impl Choice {
-    pub fn name(self) -> &'static str {
-        match self {
-            Choice::Stock => "stock",
-            Choice::Debug => "debug",
-        }
-    }
-}
-
 /// What the package lists said, kept in the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Discovered {
@@ -73,7 +64,7 @@ impl Kernel {
     pub fn ensure(choice: Choice, toolchain: &Toolchain) -> Result<Kernel> {
         match choice {
             Choice::Stock => Self::ensure_stock(toolchain),
-            Choice::Debug => crate::debug_kernel::find(),
+            Choice::Debug => crate::debug_kernel::find(&Self::ensure_stock(toolchain)?),
         }
     }
 

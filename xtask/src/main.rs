@@ -3,6 +3,7 @@
 
 mod cmd;
 mod console;
+mod coverage;
 mod cpio;
 mod debug_kernel;
 mod demo;
@@ -49,6 +50,10 @@ enum Command {
     Test(test::Options),
     /// Cut the power of a VM that writes, again and again.
     Powercut(powercut::Options),
+    /// Show which lines of the engine the tests execute.
+    Coverage(coverage::Options),
+    /// Build the kernel with KASAN, lockdep and fault injection.
+    DebugKernel,
     /// Build the userspace programs.
     Tools,
     /// Check the rules of the source tree.
@@ -75,6 +80,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Test(options) => return test::main(&options),
         Command::Demo(options) => return demo::main(&options),
         Command::Powercut(options) => return powercut::main(&options),
+        Command::Coverage(options) => coverage::main(&options)?,
+        Command::DebugKernel => debug_kernel::main()?,
         Command::Tools => stage::build_tools()?,
         Command::Tidy => return tidy::main(),
         Command::Vm(options) => return vm_command::main(&options),

@@ -26,12 +26,6 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// The port takes whole frames from several threads.
 type Port = Arc<Mutex<File>>;
 
-/// Process group of the running command.
-#[derive(Default)]
-struct Running {
-    group: Option<Pid>,
-}
-
 pub fn main() -> ! {
     if let Err(error) = run() {
         // The console is all there is when the port failed; the host watches it.
@@ -51,17 +45,16 @@ fn run() -> Result<()> {
     let _ = rustix::system::sethostname(b"aegis-guest");
     let environment = environment()?;
     let mut commands = open_port()?;
+    boot::start_processors()?;
     let port: Port = Arc::new(Mutex::new(commands.try_clone()?));
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("kernel release")?;
     send(&port, &FromGuest::Ready(release.trim().to_owned()));
-    let running = Arc::new(Mutex::new(Running::default()));
     loop {
         match ToGuest::receive(&mut commands).context("read from the host")? {
             ToGuest::Run(command) => {
-                let (port, running, environment) =
-                    (port.clone(), running.clone(), environment.clone());
+                let (port, environment) = (port.clone(), environment.clone());
                 std::thread::spawn(move || {
-                    let status = execute(&command, &environment, &port, &running);
+                    let status = execute(&command, &environment, &port);
                     let status = status.unwrap_or_else(|error| {
                         let text = format!("aegis-guest: {error:#}\n");
                         send(&port, &FromGuest::Output(text.into_bytes()));
@@ -69,12 +62,6 @@ fn run() -> Result<()> {
                     });
                     send(&port, &FromGuest::Exit(status));
                 });
-            }
-            ToGuest::Kill => {
-                let group = running.lock().expect("no panic while it is held").group;
-                if let Some(group) = group {
-                    let _ = rustix::process::kill_process_group(group, Signal::KILL);
-                }
             }
             ToGuest::PowerOff => return Ok(()),
         }
@@ -141,7 +128,6 @@ fn execute(
     command: &proto::Command,
     environment: &BTreeMap<String, String>,
     port: &Port,
-    running: &Mutex<Running>,
 ) -> Result<i32> {
     let (program, arguments) = command.argv.split_first().context("empty command")?;
     let (reader, writer) =
@@ -162,7 +148,6 @@ fn execute(
         .with_context(|| format!("start {program}"))?
         .id();
     let pid = Pid::from_raw(child as i32).context("process number")?;
-    running.lock().expect("no panic while it is held").group = Some(pid);
     let ended = Arc::new((Mutex::new(false), Condvar::new()));
     let pump = {
         let (port, ended) = (port.clone(), ended.clone());
@@ -178,7 +163,6 @@ fn execute(
     let (flag, signal) = &*ended;
     let flag = flag.lock().expect("no panic while it is held");
     let _ = signal.wait_timeout_while(flag, DRAIN, |ended| !*ended);
-    running.lock().expect("no panic while it is held").group = None;
     Ok(status)
 }
 

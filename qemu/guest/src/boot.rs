@@ -90,6 +90,17 @@ pub fn enter_root_image() -> Result<()> {
     Ok(())
 }
 
+/// Starts the processors that the kernel left alone (see the host's `maxcpus=1`).
+pub fn start_processors() -> Result<()> {
+    for entry in fs::read_dir("/sys/devices/system/cpu").context("list the processors")? {
+        let switch = entry?.path().join("online");
+        if fs::read_to_string(&switch).is_ok_and(|state| state.trim() == "0") {
+            fs::write(&switch, "1").with_context(|| format!("write {}", switch.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// The disks under test, in order: `/dev/...` of `aegis-disk1`, `aegis-disk2` and so on.
 pub fn test_disks() -> Result<Vec<PathBuf>> {
     let mut disks: Vec<(u32, PathBuf)> = Vec::new();

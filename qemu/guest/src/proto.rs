@@ -23,8 +23,6 @@ pub struct Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToGuest {
     Run(Command),
-    /// Kills the running command and what it started.
-    Kill,
     /// Unmounts the disks and powers off.
     PowerOff,
 }
@@ -54,7 +52,6 @@ impl ToGuest {
                 put_list(&mut payload, pairs.iter());
                 send(to, b'C', &payload)
             }
-            ToGuest::Kill => send(to, b'K', &[]),
             ToGuest::PowerOff => send(to, b'Q', &[]),
         }
     }
@@ -74,7 +71,6 @@ impl ToGuest {
                     .collect::<io::Result<_>>()?;
                 Ok(ToGuest::Run(Command { argv, env }))
             }
-            b'K' => Ok(ToGuest::Kill),
             b'Q' => Ok(ToGuest::PowerOff),
             _ => Err(malformed("unknown frame from the host")),
         }
@@ -177,7 +173,7 @@ mod tests {
                 ("EMPTY".into(), String::new()),
             ],
         });
-        for frame in [run, ToGuest::Kill, ToGuest::PowerOff] {
+        for frame in [run, ToGuest::PowerOff] {
             let mut wire = Vec::new();
             frame.send(&mut wire).unwrap();
             assert_eq!(ToGuest::receive(&mut wire.as_slice()).unwrap(), frame);
