@@ -46,6 +46,11 @@ pub(super) struct State {
     /// write it.
     #[pin]
     pub(super) reserved: Mutex<BlockSet>,
+    /// Blocks that are being written into space that the file has already (preallocated). Held
+    /// while a place is chosen: of two writes of one block, the second must not get the same place
+    /// before the first is committed.
+    #[pin]
+    pub(super) in_place: Mutex<BlockSet>,
     /// Counts the times that writeback took blocks out of `reserved`.
     pub(super) taken: AtomicU32,
     /// Blocks that writeback took out and did not commit yet.
@@ -78,6 +83,7 @@ impl State {
         pin_init!(Self {
             commit <- new_mutex!(Content { has_blocks: false }, "aegisfs_commit"),
             reserved <- new_mutex!(BlockSet::new(), "aegisfs_reserved"),
+            in_place <- new_mutex!(BlockSet::new(), "aegisfs_in_place"),
             taken: AtomicU32::new(0),
             in_flight: AtomicU64::new(0),
             stored_size: AtomicU64::new(0),
@@ -214,6 +220,7 @@ impl Inode {
     ///
     /// # Safety
     /// The inode is new: nobody else uses it.
+    #[inline(never)]
     pub(super) unsafe fn fill(&self, attr: &Attr, link: Vec<u8>) -> Result {
         let raw = self.raw();
         let major = (attr.rdev >> 32) as u32;

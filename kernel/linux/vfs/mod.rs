@@ -7,6 +7,7 @@
 //! 2. the mapping's `invalidate_lock`
 //! 3. folio locks
 //! 4. an inode's commit lock (`inode::State::commit`)
+//!    or the lock under which it gets places for data (`inode::State::in_place`)
 //! 5. an inode's set of reserved blocks (`inode::State::reserved`): nothing is called under it
 //!
 //! Engine calls may sleep and do I/O, so none is made from interrupts, and none from the work

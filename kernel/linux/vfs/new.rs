@@ -15,7 +15,7 @@ use kernel::ffi::{c_int, c_void};
 pub(super) const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 pub(super) const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 /// Attributes that a new inode can come with: what the security modules want, and two lists.
-const XATTRS_MAX: usize = 16;
+const XATTRS_MAX: usize = 12;
 
 /// What a new inode is to be.
 pub(super) struct Wanted<'a> {
@@ -103,10 +103,12 @@ pub(super) unsafe fn create(
     }
 }
 
-/// Has the engine create it.
+/// Has the engine create it. Not inlined: the frames of this and of [`create`] need not be on the
+/// stack together with the engine's.
 ///
 /// # Safety
 /// As [`create`].
+#[inline(never)]
 unsafe fn store(
     dir: &Inode,
     dentry: *mut bindings::dentry,

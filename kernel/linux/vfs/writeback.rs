@@ -22,6 +22,7 @@ use crate::linux::ffi::task::{Runnable, Work};
 use aegisfs_engine::{DataRun, BLOCK_SHIFT, BLOCK_SIZE};
 use aegisfs_platform::{crc32, log, LogLevel, NofsScope, Vec};
 use core::mem::offset_of;
+use core::ops::Range;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use kernel::alloc::{flags::GFP_KERNEL, KBox};
@@ -126,7 +127,14 @@ fn complete(mut io: KBox<WriteIo>) {
             Ok(false) => return write_out(io),
             Err(e) => Err(e),
         },
-        Some(Payload::Data { run, sums }) => commit_data(&io, run, &sums),
+        Some(Payload::Data { run, sums }) => {
+            let (range, in_place) = (covered(io.block, &run), run.preallocated);
+            let result = commit_data(&io, run, &sums);
+            if in_place {
+                leave_place(io.inode(), range);
+            }
+            result
+        }
         None => Err(EIO),
     };
     let error = result.err().map_or(0, |e| e.to_errno());
@@ -229,7 +237,7 @@ fn write_out(mut io: KBox<WriteIo>) {
             let error = match other {
                 // Fewer blocks than the one that was asked for cannot be.
                 Ok((run, _)) => {
-                    inode.volume().fs.abort_data(run);
+                    give_back(inode, io.block, run);
                     EIO
                 }
                 Err(e) => e,
@@ -241,18 +249,65 @@ fn write_out(mut io: KBox<WriteIo>) {
     }
 }
 
+/// Blocks of the file that a run is for.
+fn covered(block: u64, run: &DataRun) -> Range<u64> {
+    block..block.saturating_add(u64::from(run.blocks))
+}
+
+/// A place for at most `blocks` blocks of the file. Waits while another write goes to the space
+/// that the file has for them.
+fn place(inode: &Inode, block: u64, blocks: u32) -> Result<DataRun> {
+    let volume = inode.volume();
+    loop {
+        {
+            let mut in_place = inode.state().in_place.lock();
+            let run = volume
+                .fs
+                .alloc_data(inode.ino(), block, blocks)
+                .map_err(|e| {
+                    note!(Error, "inode {}: no place for data: {e}", inode.ino());
+                    volume.errno(e)
+                })?;
+            if !run.preallocated {
+                return Ok(run);
+            }
+            let range = covered(block, &run);
+            let all = u64::from(run.blocks);
+            if in_place.missing(range.clone()) == all {
+                let inserted = in_place.insert(range.clone(), all);
+                if inserted.end == range.end {
+                    return Ok(run);
+                }
+                in_place.remove(range.start..inserted.end);
+                return Err(ENOMEM);
+            }
+        }
+        // Two writes of one block at a time are rare: looking again is good enough.
+        // SAFETY: In a task that may sleep.
+        unsafe { bindings::schedule_timeout_uninterruptible(1) };
+    }
+}
+
+/// The blocks of a run in preallocated space are committed, or will not be written.
+fn leave_place(inode: &Inode, range: Range<u64>) {
+    inode.state().in_place.lock().remove(range);
+}
+
+/// Takes back what [`place`] gave.
+fn give_back(inode: &Inode, block: u64, run: DataRun) {
+    let range = covered(block, &run);
+    let in_place = run.preallocated;
+    inode.volume().fs.abort_data(run);
+    if in_place {
+        leave_place(inode, range);
+    }
+}
+
 /// A place for at most `blocks` blocks of the ioend, and the checksums of as many as it has room
 /// for.
 fn allocate(inode: &Inode, ioend: Ioend, block: u64, blocks: u32) -> Result<(DataRun, Vec<u32>)> {
-    let volume = inode.volume();
     let mut sums = Vec::try_with_capacity(blocks.min(RUN_MAX) as usize).map_err(|_| ENOMEM)?;
-    let run = volume
-        .fs
-        .alloc_data(inode.ino(), block, blocks.min(RUN_MAX))
-        .map_err(|e| {
-            note!(Error, "inode {}: no place for data: {}", inode.ino(), e);
-            volume.errno(e)
-        })?;
+    let run = place(inode, block, blocks.min(RUN_MAX))?;
     let want = run.blocks.min(blocks) as usize;
     let bio = ioend.bio();
     // SAFETY: Not submitted; the pages are under writeback or belong to the write.
@@ -267,7 +322,7 @@ fn allocate(inode: &Inode, ioend: Ioend, block: u64, blocks: u32) -> Result<(Dat
         });
     }
     if sums.len() != want || want == 0 || run.at.is_empty() {
-        volume.fs.abort_data(run);
+        give_back(inode, block, run);
         return Err(EIO);
     }
     Ok((run, sums))
@@ -403,14 +458,13 @@ pub(super) fn start(ioend: Ioend) -> Result {
 /// Submits the runs that the ioend's blocks get. On an error the ioend covers what was not
 /// submitted.
 fn start_runs(inode: &Inode, ioend: Ioend) -> Result {
-    let volume = inode.volume();
     loop {
         let mut io = new_io(ioend)?;
         let (run, sums) = allocate(inode, ioend, io.block, io.blocks)?;
         let part = match ioend.split(run.blocks << BLOCK_SHIFT) {
             Ok(part) => part,
             Err(e) => {
-                volume.fs.abort_data(run);
+                give_back(inode, io.block, run);
                 return Err(e);
             }
         };

@@ -16,31 +16,16 @@ use kernel::ffi::{c_char, c_int, c_void};
 const NAME_MAX: usize = bindings::XATTR_NAME_MAX as usize;
 const TRUSTED: &[u8] = b"trusted.";
 
-/// A whole name in a buffer of its own.
-struct Name {
-    bytes: [u8; NAME_MAX],
-    len: usize,
-}
-
-impl Name {
-    fn new(prefix: &[u8], suffix: &[u8]) -> Result<Self> {
-        let mut name = Self {
-            bytes: [0; NAME_MAX],
-            len: prefix.len().saturating_add(suffix.len()),
-        };
-        let (head, tail) = name
-            .bytes
-            .get_mut(..name.len)
-            .and_then(|b| b.split_at_mut_checked(prefix.len()))
-            .ok_or(ERANGE)?;
-        head.copy_from_slice(prefix);
-        tail.copy_from_slice(suffix);
-        Ok(name)
+/// The whole name of an attribute. On the heap: callers come with little stack left.
+fn whole_name(prefix: &[u8], suffix: &[u8]) -> Result<Vec<u8>> {
+    let len = prefix.len().saturating_add(suffix.len());
+    if len > NAME_MAX {
+        return Err(ERANGE);
     }
-
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or(&[])
-    }
+    let mut name = Vec::try_with_capacity(len).map_err(|_| ENOMEM)?;
+    name.try_extend_from_slice(prefix).map_err(|_| ENOMEM)?;
+    name.try_extend_from_slice(suffix).map_err(|_| ENOMEM)?;
+    Ok(name)
 }
 
 unsafe extern "C" fn get(
@@ -55,12 +40,12 @@ unsafe extern "C" fn get(
     // `size` bytes, or none to ask for the length.
     from_result(|| unsafe {
         let inode = Inode::of(inode);
-        let name = Name::new(c_string((*handler).prefix), c_string(suffix))?;
+        let name = whole_name(c_string((*handler).prefix), c_string(suffix))?;
         let mut value = Vec::new();
         let volume = inode.volume();
         volume
             .fs
-            .getxattr(inode.ino(), name.bytes(), &mut value)
+            .getxattr(inode.ino(), &name, &mut value)
             .map_err(|e| volume.errno(e))?;
         if size > 0 {
             if value.len() > size {
@@ -85,7 +70,7 @@ unsafe extern "C" fn set(
     // SAFETY: As in `get`; the value has `size` bytes, or is null to remove the attribute.
     from_result(|| unsafe {
         let inode = Inode::of(inode);
-        let name = Name::new(c_string((*handler).prefix), c_string(suffix))?;
+        let name = whole_name(c_string((*handler).prefix), c_string(suffix))?;
         let value =
             (!value.is_null()).then(|| core::slice::from_raw_parts(value.cast::<u8>(), size));
         let mode = match flags as u32 {
@@ -93,7 +78,7 @@ unsafe extern "C" fn set(
             bindings::XATTR_REPLACE => XattrMode::Replace,
             _ => XattrMode::Any,
         };
-        store(inode, name.bytes(), value, mode)?;
+        store(inode, &name, value, mode)?;
         Ok(0)
     })
 }
