@@ -17,9 +17,9 @@ import hashlib, os, random, sys
 
 base, log, seed = sys.argv[1], open(sys.argv[2], "w"), int(sys.argv[3])
 rng = random.Random(seed)
-os.makedirs(base, exist_ok=True)
-directory = os.open(base, os.O_RDONLY)
 try:
+    os.makedirs(base, exist_ok=True)
+    directory = os.open(base, os.O_RDONLY)
     for n in range(1000000):
         name = f"{base}/{n % 40}"
         data = rng.randbytes(rng.choice([5, 3000, 4096, 50000, 200000]))
@@ -69,7 +69,7 @@ for round in 1 2 3 4 5 6; do
 	for writer in 1 2 3; do
 		python3 "$tmp/writer.py" "$mnt/r$round-w$writer" "$tmp/log-$writer" "$round$writer" &
 	done
-	sleep "$((round % 3)).$((RANDOM % 10))5"
+	sleep "$((round % 3)).$((5 + RANDOM % 5))"
 	kill -KILL "$server"
 	wait
 	umount --lazy "$mnt"
