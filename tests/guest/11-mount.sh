@@ -105,5 +105,5 @@ rmmod aegisfs
 mount_volume
 unmount_volume
 if command -v fsck.aegisfs > /dev/null; then
-	fsck.aegisfs -n "$DEV"
+	fsck.aegisfs -n -f "$DEV"
 fi

@@ -77,7 +77,7 @@ drop_caches() {
 checked() {
 	unmount_volume
 	if command -v fsck.aegisfs > /dev/null; then
-		fsck.aegisfs -n "$DEV" || die "fsck found something"
+		fsck.aegisfs -n -f "$DEV" || die "fsck found something"
 	fi
 }
 
