@@ -60,8 +60,9 @@ impl Report {
             self.failed.len(),
             self.skipped.len()
         );
-        // Nothing run is nothing shown.
-        match self.failed.is_empty() && self.passed > 0 {
+        // A filter that no test matches must not look like success.
+        let ran = self.passed > 0 || !self.skipped.is_empty();
+        match self.failed.is_empty() && ran {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         }
