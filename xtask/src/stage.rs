@@ -52,6 +52,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("fsck.aegisfs", "fsck-aegisfs"),
     ("aegisfs", "aegisfs"),
     ("aegisfs-fuse", "aegisfs-fuse"),
+    ("aegisfs_sim", "aegisfs_sim"),
 ];
 /// Other names that the system knows them by.
 const TOOL_LINKS: &[(&str, &str)] = &[("mount.fuse.aegisfs", "aegisfs-fuse")];

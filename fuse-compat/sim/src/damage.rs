@@ -18,7 +18,11 @@ use aegisfs_engine::format::record::Subvolume;
 use aegisfs_engine::format::superblock::{Superblock, SUPER_MAGIC, TABLE_OFFSET};
 use aegisfs_engine::{read_superblock, BlockDevice, Error, Fs, SetAttr, ROOT_INO};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,16 +63,10 @@ struct Original {
 /// # Errors
 /// When the undamaged volume cannot be made.
 pub fn run(seed: u64, images: u64, totals: &mut Totals) -> Result<(), String> {
-    let mut originals = vec![];
-    for (i, node_size) in [4096, 16384, 65536].into_iter().enumerate() {
-        for clean in [true, false] {
-            originals.push(original(seed + i as u64, node_size, clean)?);
-        }
-    }
+    let originals = originals(seed)?;
     for n in 0..images {
-        let mut rng = Rng::new(seed.wrapping_add(n.wrapping_mul(0x1234_5678_9abc_def1)));
-        let original = &originals[(n % originals.len() as u64) as usize];
-        let repair = n / originals.len() as u64 % 2 == 1;
+        let (k, repair, mut rng) = choose(originals.len(), seed, n);
+        let original = &originals[k];
         totals.images += 1;
         totals.repaired += u64::from(repair);
         let disk = damaged(original, repair, &mut rng);
@@ -96,6 +94,57 @@ pub fn run(seed: u64, images: u64, totals: &mut Totals) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Writes the originals as `K.original`, and the damaged images of these numbers as `N-K.damaged`, or
+/// `N-K.repaired` if their checksums are made right again: for real mounts and fsck. Sparse files.
+///
+/// # Errors
+/// When the undamaged volume cannot be made, or a file not be written.
+pub fn write(seed: u64, numbers: Range<u64>, directory: &Path) -> Result<(), String> {
+    let save = |image: &Image, name: String| {
+        write_sparse(image, &directory.join(&name)).map_err(|e| format!("{name}: {e}"))
+    };
+    let originals = originals(seed)?;
+    for (k, original) in originals.iter().enumerate() {
+        save(&original.image, format!("{k}.original"))?;
+    }
+    for n in numbers {
+        let (k, repair, mut rng) = choose(originals.len(), seed, n);
+        let kind = if repair { "repaired" } else { "damaged" };
+        let disk = damaged(&originals[k], repair, &mut rng);
+        save(&disk.image(), format!("{n}-{k}.{kind}"))?;
+    }
+    Ok(())
+}
+
+fn write_sparse(image: &Image, path: &Path) -> std::io::Result<()> {
+    let file = File::create(path)?;
+    file.set_len(image.size())?;
+    for n in image.written() {
+        if let Some(page) = image.page(n) {
+            file.write_all_at(&page[..], u64::from(n) * PAGE as u64)?;
+        }
+    }
+    Ok(())
+}
+
+fn originals(seed: u64) -> Result<Vec<Original>, String> {
+    let mut originals = vec![];
+    for (i, node_size) in [4096, 16384, 65536].into_iter().enumerate() {
+        for clean in [true, false] {
+            originals.push(original(seed + i as u64, node_size, clean)?);
+        }
+    }
+    Ok(originals)
+}
+
+/// Which of the originals image `n` is made from, whether its checksums are made right again, and
+/// its chance.
+fn choose(originals: usize, seed: u64, n: u64) -> (usize, bool, Rng) {
+    let rng = Rng::new(seed.wrapping_add(n.wrapping_mul(0x1234_5678_9abc_def1)));
+    let count = originals as u64;
+    ((n % count) as usize, n / count % 2 == 1, rng)
 }
 
 fn original(seed: u64, node_size: u32, clean: bool) -> Result<Original, String> {

@@ -5,6 +5,7 @@ use aegisfs_sim::crash::{run, Config, Totals};
 use aegisfs_sim::sequences::run_all;
 use aegisfs_sim::{damage, seed_from_env};
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,12 @@ struct Damage {
     /// Number of images.
     #[arg(long, default_value_t = 1000)]
     images: u64,
+    /// Only write them into this directory, each with its original, for others to try.
+    #[arg(long, value_name = "DIRECTORY")]
+    out: Option<PathBuf>,
+    /// Number of the first image to write.
+    #[arg(long, default_value_t = 0, requires = "out")]
+    first: u64,
     /// Seed.
     #[arg(long)]
     seed: Option<u64>,
@@ -101,6 +108,16 @@ fn sequences(args: &Sequences) -> ExitCode {
 fn damage(args: &Damage) -> ExitCode {
     let seed = args.seed.unwrap_or_else(seed_from_env);
     println!("seed {seed}");
+    if let Some(directory) = &args.out {
+        let numbers = args.first..args.first.saturating_add(args.images);
+        return match damage::write(seed, numbers, directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("{e}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut t = damage::Totals::default();
     if let Err(e) = damage::run(seed, args.images, &mut t) {
         eprintln!("{e}");

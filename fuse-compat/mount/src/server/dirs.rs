@@ -6,7 +6,7 @@ use super::attr::put_entry;
 use super::refusal::Result;
 use super::Server;
 use crate::wire::payload::Payload;
-use aegisfs_engine::{file_type, MODE_DIR, ROOT_INO};
+use aegisfs_engine::{file_type, Error, MODE_DIR, ROOT_INO};
 
 /// Positions after `.` and after `..`. The engine's are larger.
 const AFTER_DOT: u64 = 1;
@@ -77,14 +77,19 @@ impl Server {
             if out.bytes().len() + len > size {
                 return false;
             }
-            // An entry that has gone since it was read is left out.
-            let Ok(attr) = self.fs.getattr(item.ino) else {
-                return true;
-            };
-            if item.next > AFTER_DOTS {
-                self.inodes.remember(item.ino);
+            match self.fs.getattr(item.ino) {
+                Ok(attr) => {
+                    if item.next > AFTER_DOTS {
+                        self.inodes.remember(item.ino);
+                    }
+                    put_entry(out, &attr);
+                }
+                // It has gone since it was read.
+                Err(Error::NotFound) => return true,
+                // A damaged inode has a name all the same: listed without attributes, so that the
+                // lookup that follows gives the error.
+                Err(_) => out.zeros(ATTRIBUTES),
             }
-            put_entry(out, &attr);
             out.entry(item.ino, item.next, item.kind, item.name);
             true
         })
