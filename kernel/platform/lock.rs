@@ -33,17 +33,49 @@ pub enum LockClass {
     Leaf,
 }
 
+/// Name and key of a class. Lockdep compares the addresses of both: only a `static` has one address
+/// wherever the code that names it is compiled.
+struct Identity {
+    name: &'static core::ffi::CStr,
+    key: fn() -> Pin<&'static LockClassKey>,
+}
+
+static CHECKPOINT: Identity = Identity {
+    name: c"aegisfs_checkpoint",
+    key: || static_lock_class!(),
+};
+static TREES: Identity = Identity {
+    name: c"aegisfs_trees",
+    key: || static_lock_class!(),
+};
+static SPACE: Identity = Identity {
+    name: c"aegisfs_space",
+    key: || static_lock_class!(),
+};
+static JOURNAL: Identity = Identity {
+    name: c"aegisfs_journal",
+    key: || static_lock_class!(),
+};
+static CACHE: Identity = Identity {
+    name: c"aegisfs_cache",
+    key: || static_lock_class!(),
+};
+static LEAF: Identity = Identity {
+    name: c"aegisfs_leaf",
+    key: || static_lock_class!(),
+};
+
 impl LockClass {
-    /// Name and key of the class. Each arm has a key of its own, in static memory.
     fn key(self) -> (&'static core::ffi::CStr, Pin<&'static LockClassKey>) {
-        match self {
-            Self::Checkpoint => (c"aegisfs_checkpoint", static_lock_class!()),
-            Self::Trees => (c"aegisfs_trees", static_lock_class!()),
-            Self::Space => (c"aegisfs_space", static_lock_class!()),
-            Self::Journal => (c"aegisfs_journal", static_lock_class!()),
-            Self::Cache => (c"aegisfs_cache", static_lock_class!()),
-            Self::Leaf => (c"aegisfs_leaf", static_lock_class!()),
-        }
+        let identity = match self {
+            Self::Checkpoint => &CHECKPOINT,
+            Self::Trees => &TREES,
+            Self::Space => &SPACE,
+            Self::Journal => &JOURNAL,
+            Self::Cache => &CACHE,
+            Self::Leaf => &LEAF,
+        };
+        (identity.name, (identity.key)())
     }
 }
 
