@@ -67,14 +67,18 @@ install-tools:
 	install -m 0644 docs/man/*.5 '$(DESTDIR)$(MANDIR)/man5'
 	install -m 0644 docs/man/*.8 '$(DESTDIR)$(MANDIR)/man8'
 
-# One module for each kernel it was built for. In a running system the index follows at once.
+# One module for each kernel it was built for, or for KVER alone; not for the debug kernel. In a
+# running system the index follows at once.
+KVER ?= $(notdir $(patsubst %/,%,$(dir $(filter-out %-aegisfs-debug/aegisfs.ko, \
+	$(wildcard $(TARGET)/kmod/*/aegisfs.ko)))))
+
 install-kmod:
-	@ls $(TARGET)/kmod/*/aegisfs.ko > /dev/null 2>&1 || \
+	@test -n '$(strip $(KVER))' || \
 		{ echo "no kernel module is built: run 'make' first" >&2; exit 1; }
-	set -e; for module in $(TARGET)/kmod/*/aegisfs.ko; do \
-		release=$$(basename "$$(dirname "$$module")"); \
+	set -e; for release in $(KVER); do \
 		install -d "$(DESTDIR)$(MODDIR)/$$release/updates"; \
-		install -m 0644 "$$module" "$(DESTDIR)$(MODDIR)/$$release/updates/aegisfs.ko"; \
+		install -m 0644 "$(TARGET)/kmod/$$release/aegisfs.ko" \
+			"$(DESTDIR)$(MODDIR)/$$release/updates/aegisfs.ko"; \
 		if [ -z '$(DESTDIR)' ]; then depmod "$$release"; fi; \
 	done
 
