@@ -115,6 +115,17 @@ same "direct write behind the end" $((1024 * 1024 + 8192)) "$(stat -c %s extend)
 drop_caches
 same "direct write behind the end" "4096*00 8192*66" "$(runs extend 1044480 20000)"
 
+# ---- content in the inode: no block, but not a hole either, which tar -S would not read
+echo tiny > tiny
+[ "$(stat -c %b tiny)" -gt 0 ] || die "no sectors before writeback"
+sync tiny
+same "sectors of content in the inode" 1 "$(stat -c %b tiny)"
+cd /
+remount_cold
+cd "$MNT"
+same "after mounting again" 1 "$(stat -c %b tiny)"
+same "content through tar -S" tiny "$(tar -cSf - tiny | tar -xOf -)"
+
 # ---- preallocation and holes
 io falloc -f "falloc 0 1m"
 same "size after fallocate" 1048576 "$(stat -c %s falloc)"

@@ -104,6 +104,21 @@ pub struct Attr {
     pub has_xattrs: bool,
 }
 
+impl Attr {
+    /// What `st_blocks` shows, in units of 512 bytes. Inline content takes up no block, but a file
+    /// that seems to have none at all is taken for one large hole by tar and others, which then do
+    /// not read it.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        let allocated = self.blocks.saturating_mul(BLOCK_SIZE as u64 / 512);
+        if self.inline && self.mode & MODE_TYPE == MODE_FILE {
+            allocated.max(self.size.div_ceil(512))
+        } else {
+            allocated
+        }
+    }
+}
+
 /// Attributes to change; `None` leaves as is. `ctime` is set to now unless given.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SetAttr {

@@ -25,7 +25,7 @@ pub(super) unsafe extern "C" fn getattr(
         let state = inode.state();
         if state.blocks_stale.swap(false, Ordering::AcqRel) {
             if let Ok(attr) = inode.getattr() {
-                inode.set_sectors(attr.blocks.saturating_mul(SECTORS_PER_BLOCK));
+                inode.set_sectors(attr.sectors());
             }
         }
         bindings::generic_fillattr(idmap, request, inode.raw(), stat);

@@ -12,9 +12,7 @@ use crate::linux::ffi::bindings;
 use crate::linux::ffi::blockset::BlockSet;
 use crate::linux::ffi::inode::VfsInode;
 use crate::linux::ffi::memory::InodeSlab;
-use aegisfs_engine::{
-    Attr, SetAttr, Time, BLOCK_SIZE, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE,
-};
+use aegisfs_engine::{Attr, SetAttr, Time, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE};
 use aegisfs_platform::{log, LogLevel, NofsScope, Vec};
 use core::cell::UnsafeCell;
 use core::mem::{align_of, offset_of, size_of};
@@ -26,8 +24,6 @@ use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Mutex};
 use pin_init::PinInit;
-
-const SECTORS_PER_BLOCK: u64 = BLOCK_SIZE as u64 / 512;
 
 /// What a commit of content has to know about the content that is there.
 pub(super) struct Content {
@@ -171,7 +167,7 @@ impl Inode {
     /// Takes over sizes that a change of the content left.
     pub(super) fn content_changed(&self, attr: &Attr) {
         self.state.stored_size.store(attr.size, Ordering::Relaxed);
-        self.set_sectors(attr.blocks.saturating_mul(SECTORS_PER_BLOCK));
+        self.set_sectors(attr.sectors());
         self.state.blocks_stale.store(false, Ordering::Relaxed);
     }
 

@@ -67,13 +67,21 @@ pub fn run(testbed: &Testbed, filter: &str, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// The debug kernel's checks take their time.
+fn timeout(testbed: &Testbed, script: &Script) -> Duration {
+    match testbed.kernel.choice {
+        Choice::Stock => script.timeout,
+        Choice::Debug => script.timeout * 5,
+    }
+}
+
 fn reproduction(testbed: &Testbed, script: &Script) -> String {
     let kernel = match testbed.kernel.choice {
         Choice::Stock => "",
         Choice::Debug => " --kernel debug",
     };
     let shape = script.shape.arguments();
-    let timeout = script.timeout.as_secs();
+    let timeout = timeout(testbed, script).as_secs();
     format!(
         "cargo xtask vm{kernel}{shape} --timeout {timeout} -- /tests/{}.sh",
         script.name
@@ -90,7 +98,7 @@ fn execute(
     let start = Instant::now();
     let mut output = Vec::new();
     let path = format!("/tests/{}.sh", script.name);
-    let outcome = vm.run(&[&path], script.timeout, &mut |bytes| {
+    let outcome = vm.run(&[&path], timeout(testbed, script), &mut |bytes| {
         output.extend_from_slice(bytes)
     })?;
     let mut ending = match outcome {

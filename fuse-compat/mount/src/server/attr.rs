@@ -3,12 +3,10 @@
 
 use crate::wire::abi::STATX_MASK;
 use crate::wire::payload::Payload;
-use aegisfs_engine::{Attr, Time, BLOCK_SHIFT, BLOCK_SIZE, MODE_FILE, MODE_TYPE};
+use aegisfs_engine::{Attr, Time, BLOCK_SHIFT};
 
 /// Seconds for which the kernel may trust names and attributes without asking.
 const CACHE_SECONDS: u64 = 24 * 3600;
-/// Unit of `st_blocks`.
-const SECTOR: u64 = 512;
 
 /// `struct fuse_entry_out`: an inode under a name.
 pub fn put_entry(out: &mut Payload, attr: &Attr) {
@@ -31,7 +29,7 @@ pub fn put_attr_reply(out: &mut Payload, attr: &Attr) {
 fn put_attr(out: &mut Payload, attr: &Attr) {
     out.u64(attr.ino);
     out.u64(attr.size);
-    out.u64(sectors(attr));
+    out.u64(attr.sectors());
     for time in [attr.atime, attr.mtime, attr.ctime] {
         out.i64(time.sec);
     }
@@ -67,7 +65,7 @@ pub fn put_statx(out: &mut Payload, attr: &Attr) {
     out.u32(attr.mode & 0xffff);
     out.u64(attr.ino);
     out.u64(attr.size);
-    out.u64(sectors(attr));
+    out.u64(attr.sectors());
     out.u64(0);
     time(out, attr.atime);
     time(out, attr.btime);
@@ -76,17 +74,6 @@ pub fn put_statx(out: &mut Payload, attr: &Attr) {
     out.low(attr.rdev >> 32);
     out.low(attr.rdev);
     out.zeros(8 + 112);
-}
-
-/// What `st_blocks` shows. Inline content takes up no block, but a file that seems to have none at
-/// all is taken for one large hole by tar and others, which then do not read it.
-fn sectors(attr: &Attr) -> u64 {
-    let allocated = attr.blocks.saturating_mul(BLOCK_SIZE as u64 / SECTOR);
-    if attr.inline && attr.mode & MODE_TYPE == MODE_FILE {
-        allocated.max(attr.size.div_ceil(SECTOR))
-    } else {
-        allocated
-    }
 }
 
 /// Device number in the kernel's 32-bit form: 12 bits of major, 20 of minor.
