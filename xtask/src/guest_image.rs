@@ -23,18 +23,24 @@ const PACKAGES: &[&str] = &[
     "findutils",
     "fio",
     "fuse3",
+    "gcc",
     "git",
     "jq",
     "keyutils",
     "kmod",
+    "libc6-dev",
     "libcap2-bin",
     "lsof",
+    "make",
     "mount",
+    "postgresql",
+    "postgresql-contrib",
     "procps",
     "psmisc",
     "python3-minimal",
     "quota",
     "rsync",
+    "sqlite3",
     "strace",
     "stress-ng",
     "tar",
@@ -55,7 +61,7 @@ const EXCLUDED: &[&str] = &[
 ];
 
 /// Room for the packages and for what a test writes outside of the disks under test.
-const SIZE: &str = "3G";
+const SIZE: &str = "4G";
 
 /// The image, made first where it is missing. It is never written to: QEMU keeps changes apart.
 pub fn ensure() -> Result<PathBuf> {
