@@ -8,12 +8,13 @@ use crate::disk::PAGE;
 use aegisfs_engine::format::chunk::{check_bitmap, check_page, ChunkEntry, BITMAP_HEADER, ENTRIES};
 use aegisfs_engine::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use aegisfs_engine::format::node::{self, Expected};
+use aegisfs_engine::format::quota::decode_quota;
 use aegisfs_engine::format::record::{
     decode_inode, extent_sum, Dirent, Extent, ExtentKind, Subvolume, Xattr,
 };
-use aegisfs_engine::format::superblock::{Superblock, TABLE_OFFSET};
+use aegisfs_engine::format::superblock::{Superblock, RO_COMPAT_QUOTA, TABLE_OFFSET};
 use aegisfs_engine::{
-    file_type, read_superblock, Attr, BlockDevice, Error, MODE_DIR, MODE_TYPE, ROOT_INO,
+    file_type, read_superblock, Attr, BlockDevice, Error, MODE_DIR, MODE_FILE, MODE_TYPE, ROOT_INO,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -95,7 +96,41 @@ impl Audit<'_> {
             self.record(&mut inodes, key, value)?;
         }
         self.inodes(&inodes, &subvolume);
+        self.quota(&inodes, &pool);
         self.bitmaps()
+    }
+
+    /// Usage of each identifier against what its inodes come to.
+    fn quota(&mut self, all: &Inodes, pool: &[(Key, Vec<u8>)]) {
+        let counts = self.sb.ro_compat & RO_COMPAT_QUOTA != 0;
+        let mut usage: BTreeMap<(u64, u64), (u64, u64)> = BTreeMap::new();
+        for a in all.attrs.values() {
+            let file = a.mode & MODE_TYPE == MODE_FILE;
+            let inline = if a.inline && file {
+                a.size.div_ceil(512)
+            } else {
+                0
+            };
+            let bytes = 512 * inline.max(8 * a.blocks);
+            for (of, id) in [a.uid, a.gid, a.project].into_iter().enumerate() {
+                let used = usage.entry((of as u64, id.into())).or_default();
+                used.0 += bytes;
+                used.1 += 1;
+            }
+        }
+        for (key, value) in pool.iter().filter(|(k, _)| k.kind == kind::QUOTA) {
+            let (of, id) = (key.object, key.offset);
+            let want = usage.remove(&(of, id)).unwrap_or_default();
+            let have = decode_quota(value).map(|q| (q.space, q.inodes));
+            if have != Some(want) || !counts {
+                self.find(format!(
+                    "quota {of} of {id}: {have:?} noted, {want:?} found"
+                ));
+            }
+        }
+        if counts && !usage.is_empty() {
+            self.find(format!("no quota records for {usage:?}"));
+        }
     }
 
     fn find(&mut self, what: String) {

@@ -19,7 +19,7 @@ pub struct Shape {
     pub data_replicas: u8,
 }
 
-/// An empty volume.
+/// An empty volume. Every other seed has it count usage for quota.
 ///
 /// # Errors
 /// What mkfs says.
@@ -29,6 +29,7 @@ pub fn new_volume(shape: &Shape, seed: u64) -> Result<Arc<Image>> {
         node_size: shape.node_size,
         metadata_replicas: shape.metadata_replicas,
         data_replicas: shape.data_replicas,
+        quota: seed % 2 == 0,
         ..FormatOptions::new()
     };
     format_volume(disk.devices(), &options)?;

@@ -18,6 +18,8 @@ pub enum Error {
     NotEmpty,
     /// The volume is full: the worst case of the operation does not fit.
     NoSpace,
+    /// A limit of the owner's quota is reached.
+    Quota,
     /// Memory was not to be had.
     NoMemory,
     /// A name, target or attribute is longer than the format allows.
@@ -77,6 +79,7 @@ impl Error {
             Self::Unsupported => 95,
             Self::Stale => 116,
             Self::Corrupt => 117,
+            Self::Quota => 122,
         }
     }
 }
@@ -90,6 +93,7 @@ impl core::fmt::Display for Error {
             Self::IsDirectory => "is a directory",
             Self::NotEmpty => "the directory is not empty",
             Self::NoSpace => "no space left on the volume",
+            Self::Quota => "a quota limit is reached",
             Self::NoMemory => "out of memory",
             Self::NameTooLong => "name too long",
             Self::Invalid => "invalid argument",

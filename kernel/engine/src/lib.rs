@@ -43,6 +43,7 @@ mod volume;
 pub use device::{BlockDevice, WriteOp};
 pub use error::{Error, Result};
 pub use object::data::ReadGuard;
+pub use object::quota::QuotaHold;
 pub use txn::Fs;
 pub use types::*;
 pub use volume::format::format as format_volume;

@@ -129,6 +129,18 @@ impl<V> Map<V> {
         }
     }
 
+    /// Drops the entries that `keep` does not want. Without memory for it all of them stay.
+    pub fn retain(&mut self, keep: impl Fn(&V) -> bool) -> Result<(), AllocError> {
+        let mut kept = Self::new();
+        kept.try_reserve(self.iter().filter(|(_, v)| keep(v)).count())?;
+        for (k, v) in core::mem::replace(self, kept).slots.into_iter().flatten() {
+            if keep(&v) {
+                self.place(k, v);
+            }
+        }
+        Ok(())
+    }
+
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &V)> {
         self.slots.iter().flatten().map(|(k, v)| (*k, v))

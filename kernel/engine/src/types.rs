@@ -105,6 +105,22 @@ pub struct Attr {
 }
 
 impl Attr {
+    /// Whose quota it counts for.
+    #[must_use]
+    pub const fn owner(&self) -> Owner {
+        Owner {
+            uid: self.uid,
+            gid: self.gid,
+            project: self.project,
+        }
+    }
+
+    /// What it counts for a quota of space, in bytes.
+    #[must_use]
+    pub fn space(&self) -> u64 {
+        self.sectors().saturating_mul(512)
+    }
+
     /// What `st_blocks` shows, in units of 512 bytes. Inline content takes up no block, but a file
     /// that seems to have none at all is taken for one large hole by tar and others, which then do
     /// not read it.
@@ -293,6 +309,152 @@ pub struct Counters {
     pub dirty_nodes: u64,
 }
 
+/// What a quota is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum QuotaType {
+    /// The owner of a file.
+    User = 0,
+    /// Its group.
+    Group = 1,
+    /// Its project.
+    Project = 2,
+}
+
+impl QuotaType {
+    /// Number of types.
+    pub const COUNT: usize = 3;
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; Self::COUNT] = [Self::User, Self::Group, Self::Project];
+
+    /// The type with a number, as `quotactl(2)` counts them.
+    #[must_use]
+    pub const fn from_number(n: u64) -> Option<Self> {
+        match n {
+            0 => Some(Self::User),
+            1 => Some(Self::Group),
+            2 => Some(Self::Project),
+            _ => None,
+        }
+    }
+
+    /// The bit that stands for it in a [`QuotaTypes`].
+    #[must_use]
+    pub const fn bit(self) -> QuotaTypes {
+        1 << self as u8
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Group => "group",
+            Self::Project => "project",
+        }
+    }
+}
+
+/// A set of [`QuotaType`]s, one bit each.
+pub type QuotaTypes = u8;
+
+/// Usage and limits of a user, group or project. A limit of 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Bytes in use, as `st_blocks` counts them.
+    pub space: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+    /// Bytes that are never exceeded.
+    pub space_hard: u64,
+    /// Bytes that are exceeded for a time.
+    pub space_soft: u64,
+    /// Inodes that are never exceeded.
+    pub inodes_hard: u64,
+    /// Inodes that are exceeded for a time.
+    pub inodes_soft: u64,
+    /// When the soft limit of space becomes a hard one, in seconds since 1970; 0: it is not exceeded.
+    pub space_deadline: i64,
+    /// The same for inodes.
+    pub inodes_deadline: i64,
+}
+
+/// What to change of a [`Quota`]; `None` leaves as is.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)] // the fields are those of `Quota`
+pub struct SetQuota {
+    pub space_hard: Option<u64>,
+    pub space_soft: Option<u64>,
+    pub inodes_hard: Option<u64>,
+    pub inodes_soft: Option<u64>,
+    pub space_deadline: Option<i64>,
+    pub inodes_deadline: Option<i64>,
+}
+
+/// For how long soft limits may be exceeded, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grace {
+    /// Space.
+    pub space: u32,
+    /// Inodes.
+    pub inodes: u32,
+}
+
+impl Default for Grace {
+    fn default() -> Self {
+        const WEEK: u32 = 7 * 24 * 3600;
+        Self {
+            space: WEEK,
+            inodes: WEEK,
+        }
+    }
+}
+
+/// Whose quota an inode counts for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Project.
+    pub project: u32,
+}
+
+impl Owner {
+    /// The identifier of one type.
+    #[must_use]
+    pub const fn id(&self, of: QuotaType) -> u32 {
+        match of {
+            QuotaType::User => self.uid,
+            QuotaType::Group => self.gid,
+            QuotaType::Project => self.project,
+        }
+    }
+
+    /// The types for which two owners differ.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> QuotaTypes {
+        let differ = QuotaType::ALL
+            .into_iter()
+            .filter(|t| self.id(*t) != other.id(*t));
+        differ.fold(0, |set, t| set | t.bit())
+    }
+}
+
+/// State of quota on a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaState {
+    /// Usage is counted.
+    pub counted: bool,
+    /// Types whose limits are enforced.
+    pub enforced: QuotaTypes,
+    /// Grace times by type.
+    pub grace: [Grace; QuotaType::COUNT],
+    /// Quotas in memory.
+    pub cached: u32,
+}
+
 /// What the host does on an error that the volume cannot go on from with certainty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ErrorPolicy {
@@ -320,6 +482,8 @@ pub struct MountOptions {
     pub cache_bytes: usize,
     /// What to do on errors.
     pub errors: ErrorPolicy,
+    /// Count usage from now on, if the volume does not do so yet.
+    pub quota: bool,
 }
 
 impl Default for MountOptions {
@@ -331,6 +495,7 @@ impl Default for MountOptions {
             discard: false,
             cache_bytes: 64 << 20,
             errors: ErrorPolicy::default(),
+            quota: false,
         }
     }
 }
@@ -352,6 +517,8 @@ pub struct FormatOptions {
     pub uid: u32,
     /// Group of the root directory.
     pub gid: u32,
+    /// Count usage for quota.
+    pub quota: bool,
 }
 
 /// Identity and geometry of a volume.

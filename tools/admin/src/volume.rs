@@ -34,6 +34,7 @@ struct Info {
     features_compatible: u64,
     features_read_only_compatible: u64,
     features_incompatible: u64,
+    features: Vec<&'static str>,
     block_size: usize,
     node_size: u32,
     chunk_size: u64,
@@ -91,6 +92,7 @@ fn gather(device: &Path, mount_points: Vec<String>, s: &Superblock, space: Space
         features_compatible: s.compat,
         features_read_only_compatible: s.ro_compat,
         features_incompatible: s.incompat,
+        features: superblock::features(s),
         block_size: BLOCK_SIZE,
         node_size: s.node_size,
         chunk_size: u64::from(s.chunk_blocks) * BLOCK_SIZE as u64,
@@ -140,6 +142,7 @@ fn text(info: &Info, style: Style) -> Vec<(&'static str, String)> {
         ("Journal", style.bytes(info.journal_size)),
         ("Metadata replicas", info.metadata_replicas.to_string()),
         ("Data replicas", info.data_replicas.to_string()),
+        ("Features", or(&info.features.join(" "), "(none)")),
     ]
 }
 

@@ -2,7 +2,7 @@
 //! Finding an AegisFS superblock on a device without mounting it.
 
 use crate::device::FileDevice;
-use aegisfs_engine::format::superblock::{SuperFault, Superblock};
+use aegisfs_engine::format::superblock::{SuperFault, Superblock, RO_COMPAT_QUOTA};
 use aegisfs_engine::{BlockDevice, BLOCK_SIZE};
 
 /// One of the four places of a superblock, and what stands there.
@@ -78,4 +78,14 @@ pub fn newest(device: &FileDevice) -> Option<Superblock> {
 pub fn label(superblock: &Superblock) -> &[u8] {
     let end = superblock.label.iter().position(|c| *c == 0);
     &superblock.label[..end.unwrap_or(superblock.label.len())]
+}
+
+/// Names of the features that a volume has, of those that can be chosen.
+#[must_use]
+pub fn features(superblock: &Superblock) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    if superblock.ro_compat & RO_COMPAT_QUOTA != 0 {
+        names.push("quota");
+    }
+    names
 }

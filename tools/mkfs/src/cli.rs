@@ -39,6 +39,16 @@ pub struct Arguments {
     /// Copies of file data: 1 or 2
     #[arg(long, value_name = "COPIES", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub data_replicas: u8,
+    /// Features, with commas between them: quota counts usage of users, groups and projects from the
+    /// start; ^quota does not
+    #[arg(
+        short = 'O',
+        long = "features",
+        value_name = "FEATURE",
+        value_delimiter = ',',
+        value_parser = ["quota", "^quota"]
+    )]
+    pub features: Vec<String>,
     /// Copy a directory tree into the new volume
     #[arg(short, long, value_name = "DIRECTORY")]
     pub rootdir: Option<PathBuf>,
@@ -54,6 +64,18 @@ pub struct Arguments {
     /// Print the version
     #[arg(short = 'V', long, action = ArgAction::Version)]
     version: Option<bool>,
+}
+
+impl Arguments {
+    /// Whether a feature is wanted: the last word on it counts.
+    pub fn feature(&self, name: &str) -> bool {
+        let last = |f: &&String| f.strip_prefix('^').unwrap_or(f) == name;
+        self.features
+            .iter()
+            .rev()
+            .find(last)
+            .is_some_and(|f| f == name)
+    }
 }
 
 fn label(text: &str) -> Result<String, String> {
@@ -111,7 +133,15 @@ mod tests {
             (a.node_size, a.size, a.data_replicas),
             (65536, Some(3 << 30), 2)
         );
+        assert!(parse("mkfs.aegisfs -O quota image")
+            .unwrap()
+            .feature("quota"));
+        assert!(!parse("mkfs.aegisfs -O quota,^quota image")
+            .unwrap()
+            .feature("quota"));
+        assert!(!a.feature("quota"));
         for wrong in [
+            "-O nonsense",
             "-n 5K",
             "-n 128K",
             "-n 2K",

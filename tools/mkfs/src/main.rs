@@ -81,6 +81,7 @@ struct Summary {
     journal_size: u64,
     metadata_replicas: u8,
     data_replicas: u8,
+    features: Vec<&'static str>,
 }
 
 impl Summary {
@@ -98,6 +99,7 @@ impl Summary {
             journal_size: u64::from(s.journal_blocks) * block,
             metadata_replicas: s.metadata_replicas,
             data_replicas: s.data_replicas,
+            features: superblock::features(s),
         }
     }
 }
@@ -131,6 +133,7 @@ fn format_options(arguments: &Arguments) -> aegisfs_engine::Result<FormatOptions
     options.node_size = arguments.node_size;
     options.metadata_replicas = arguments.metadata_replicas;
     options.data_replicas = arguments.data_replicas;
+    options.quota = arguments.feature("quota");
     // The new root directory is of use to who makes the volume.
     options.uid = nix::unistd::geteuid().as_raw();
     options.gid = nix::unistd::getegid().as_raw();
@@ -171,6 +174,9 @@ fn show(arguments: &Arguments, summary: &Summary, tally: Option<Tally>) -> anyho
         ("Metadata replicas", summary.metadata_replicas.to_string()),
         ("Data replicas", summary.data_replicas.to_string()),
     ];
+    if !summary.features.is_empty() {
+        fields.push(("Features", summary.features.join(" ")));
+    }
     if let Some(tally) = tally {
         let text = format!(
             "{} directories, {} files, {} others, {}",

@@ -2,6 +2,7 @@
 //! What is known of each kind of problem: code, severity, stage of its repair, object, words.
 
 use super::problem::{Object, Problem, Severity, Stage};
+use crate::format::key::POOL_TREE;
 use core::fmt;
 
 use Severity::{Error, Note, Warning};
@@ -37,6 +38,8 @@ impl Problem {
             Self::BlocksShared { .. } => ("blocks-shared", Error, None),
             Self::RecordInvalid { .. } => ("record-invalid", Error, None),
             Self::RecordUnknown { .. } => ("record-unknown", Error, None),
+            Self::QuotaRecord { .. } => ("quota-record", Error, Some(Counters)),
+            Self::QuotaUsage { .. } => ("quota-usage", Warning, Some(Counters)),
             Self::InodeCount { .. } => ("inode-count", Warning, Some(Counters)),
             Self::NextInode { .. } => ("next-inode", Error, Some(Inodes)),
             Self::InodeMissing { .. } => ("inode-missing", Error, Some(Inodes)),
@@ -98,6 +101,7 @@ impl Problem {
                 | Self::XattrBodyUnused { .. }
                 | Self::EntryDangling { .. }
                 | Self::InlineContent { .. }
+                | Self::QuotaRecord { .. }
         )
     }
 
@@ -112,6 +116,8 @@ impl Problem {
             | Self::FreeTotal { .. }
             | Self::InodeCount { .. }
             | Self::NextInode { .. } => Object::Volume,
+            Self::QuotaRecord { .. } => Object::Tree { tree: POOL_TREE },
+            Self::QuotaUsage { of, id, .. } => Object::Quota { of, id },
             Self::TableCopy { .. } | Self::TableLost { .. } | Self::TableStale => {
                 Object::ChunkTable
             }
@@ -259,6 +265,16 @@ impl fmt::Display for Problem {
                 f,
                 "the record ({}, {}, {}) does not belong there",
                 key.object, key.kind, key.offset
+            ),
+            Self::QuotaRecord { key } => write!(
+                f,
+                "the record ({}, {}, {}) cannot be decoded: its limits are lost",
+                key.object, key.kind, key.offset
+            ),
+            Self::QuotaUsage { space, inodes, .. } => write!(
+                f,
+                "{} bytes and {} inodes noted, {} and {} found",
+                space.0, inodes.0, space.1, inodes.1
             ),
             Self::InodeCount { found, counted } => {
                 write!(f, "{found} inodes noted, {counted} found")

@@ -104,6 +104,9 @@ impl Inodes {
             xattrs::finish_xattrs(cx, &mut done)?;
             judge(cx, &done)?;
         }
+        if let Some(attr) = &done.attr {
+            cx.quota.add(attr)?;
+        }
         self.rows.push(row(&done))?;
         cx.summary.inodes += u64::from(done.attr.is_some());
         if self.rows.len() % 4096 == 0 {

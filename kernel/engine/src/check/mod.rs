@@ -7,7 +7,8 @@
 //! When a volume cannot be mounted at all, [`diagnose`] says which structure is to blame.
 //!
 //! Memory: one bit for each block of chunks that hold anything (32 MiB per TiB), 32 bytes for each
-//! inode, 16 bytes for each name, one node per level. Nothing else grows with the volume.
+//! inode, 16 bytes for each name, 32 bytes for each identifier with a quota, one node per level. Nothing
+//! else grows with the volume.
 //!
 //! Invariants:
 //! 1. Nothing here trusts what it reads: any image gives problems or an error, never a panic, and
@@ -25,6 +26,7 @@ mod inode;
 
 mod names;
 mod problem;
+mod quota;
 mod repair;
 mod tables;
 mod usage;
@@ -43,7 +45,7 @@ use crate::cache::Pool;
 use crate::error::{Error, Result};
 use crate::format::key::{kind, Key, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
-use crate::txn::{Fs, TREE};
+use crate::txn::{Fs, State, TREE};
 use aegisfs_platform::Vec;
 use inode::Inodes;
 use usage::Usage;
@@ -179,6 +181,7 @@ pub(crate) struct Checker<'a> {
     observer: &'a mut dyn Observer,
     options: CheckOptions,
     usage: Usage,
+    quota: quota::Recount,
     summary: Summary,
     node_blocks: u32,
     /// Last generation that devices can hold.
@@ -224,6 +227,7 @@ impl Fs {
             observer,
             options,
             usage: Usage::new(&info, header_blocks)?,
+            quota: quota::Recount::new(state.quota.on),
             summary: Summary::default(),
             node_blocks: info.node_size / crate::types::BLOCK_SIZE as u32,
             generation: info.generation,
@@ -231,7 +235,7 @@ impl Fs {
             hash_seed: self.hash_seed,
             spare: Vec::new(),
         };
-        match check_all(&mut cx, self, &state.subvolume, state.sequence) {
+        match check_all(&mut cx, self, &state) {
             Err(Error::Busy) if cx.summary.cancelled => {}
             other => other?,
         }
@@ -242,9 +246,10 @@ impl Fs {
     }
 }
 
-fn check_all(cx: &mut Checker<'_>, fs: &Fs, subvolume: &Subvolume, sequence: u64) -> Result<()> {
+fn check_all(cx: &mut Checker<'_>, fs: &Fs, state: &State) -> Result<()> {
+    let subvolume = &state.subvolume;
     cx.progress(Phase::Devices, 0, 1)?;
-    devices::check(cx, sequence)?;
+    devices::check(cx, state.sequence)?;
     cx.progress(Phase::Trees, 0, subvolume.inodes)?;
     let pool_root = cx.trees.root(POOL_TREE)?;
     walk::walk(cx, &pool_root, &mut PoolRecords)?;
@@ -252,6 +257,7 @@ fn check_all(cx: &mut Checker<'_>, fs: &Fs, subvolume: &Subvolume, sequence: u64
     let root: Root = cx.trees.root(TREE)?;
     walk::walk(cx, &root, &mut inodes)?;
     inodes.finish(cx)?;
+    quota::check(cx, &state.quota)?;
     names::check(cx, inodes, subvolume)?;
     free::check(cx, &fs.space)
 }
@@ -261,6 +267,9 @@ struct PoolRecords;
 
 impl Sink for PoolRecords {
     fn record(&mut self, cx: &mut Checker<'_>, key: Key, value: &[u8]) -> Result<()> {
+        if [kind::QUOTA, kind::QUOTA_INFO].contains(&key.kind) {
+            return quota::record(cx, key, value);
+        }
         if key != Key::new(FIRST_SUBVOLUME, kind::SUBVOLUME, 0) {
             return cx.report(&Problem::RecordUnknown {
                 tree: POOL_TREE,

@@ -8,7 +8,7 @@
 use crate::format::key::{Key, Pointer};
 use crate::format::node::NodeFault;
 use crate::format::superblock::SuperFault;
-use crate::types::NAME_MAX;
+use crate::types::{QuotaType, NAME_MAX};
 use core::fmt;
 
 /// How bad a problem is.
@@ -220,6 +220,15 @@ pub enum Problem {
     RecordInvalid { tree: u64, key: Key },
     /// A record stands where no record of its kind can.
     RecordUnknown { tree: u64, key: Key },
+    /// A record of quota cannot be decoded.
+    QuotaRecord { key: Key },
+    /// Usage of an identifier is wrong: found, counted.
+    QuotaUsage {
+        of: QuotaType,
+        id: u32,
+        space: (u64, u64),
+        inodes: (u64, u64),
+    },
     /// The volume's number of inodes is wrong.
     InodeCount { found: u64, counted: u64 },
     /// The next inode number would be given a second time.
@@ -318,6 +327,7 @@ pub enum Object {
     Node { tree: u64, block: u64 },
     Tree { tree: u64 },
     Inode { ino: u64 },
+    Quota { of: QuotaType, id: u32 },
 }
 
 impl fmt::Display for Object {
@@ -332,6 +342,7 @@ impl fmt::Display for Object {
             Self::Node { tree, block } => write!(f, "tree {tree}, node at block {block}"),
             Self::Tree { tree } => write!(f, "tree {tree}"),
             Self::Inode { ino } => write!(f, "inode {ino}"),
+            Self::Quota { of, id } => write!(f, "quota of {} {id}", of.as_str()),
         }
     }
 }

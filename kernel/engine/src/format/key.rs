@@ -26,6 +26,10 @@ pub mod kind {
     pub const SUBVOLUME: u8 = 32;
     /// Pool tree: a range of blocks that only snapshots still hold: (id, DEADLIST, first block).
     pub const DEADLIST: u8 = 33;
+    /// Pool tree: usage and limits of a user, group or project: (type, QUOTA, identifier).
+    pub const QUOTA: u8 = 35;
+    /// Pool tree: grace times of quota: (0, `QUOTA_INFO`, 0).
+    pub const QUOTA_INFO: u8 = 36;
 }
 
 /// Tree identifier of the pool tree.

@@ -9,6 +9,7 @@ pub mod chunk;
 pub mod journal;
 pub mod key;
 pub mod node;
+pub mod quota;
 pub mod record;
 pub mod superblock;
 

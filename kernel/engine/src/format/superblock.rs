@@ -36,8 +36,10 @@ pub const CHUNKS_MAX: u32 = 1 << 21;
 
 /// Incompatible features that this code knows: none yet beyond the base format.
 pub const INCOMPAT_KNOWN: u64 = 0;
-/// Features that a writer must know: none yet.
-pub const RO_COMPAT_KNOWN: u64 = 0;
+/// Usage is counted for each user, group and project: every writer must keep it.
+pub const RO_COMPAT_QUOTA: u64 = 1;
+/// Features that a writer must know.
+pub const RO_COMPAT_KNOWN: u64 = RO_COMPAT_QUOTA;
 
 /// A decoded and checked superblock.
 ///

@@ -46,3 +46,21 @@ fn reserved_room_is_room() {
     }
     assert_eq!(map.positions(), positions);
 }
+
+#[test]
+fn retain_drops_the_others() {
+    let mut map = Map::new();
+    for k in 0..500u64 {
+        map.try_insert(k * 4096, k).unwrap();
+    }
+    map.retain(|v| v % 3 == 0).unwrap();
+    assert_eq!(map.len(), 167);
+    for k in 0..500 {
+        assert_eq!(map.get(k * 4096).copied(), (k % 3 == 0).then_some(k));
+    }
+    map.retain(|_| false).unwrap();
+    assert_eq!(map.len(), 0);
+    assert_eq!(map.get(0), None);
+    map.try_insert(1, 2).unwrap();
+    assert_eq!(map.get(1), Some(&2));
+}

@@ -5,5 +5,6 @@ pub mod data;
 pub mod dir;
 pub mod extent;
 pub mod inode;
+pub mod quota;
 pub mod rename;
 pub mod xattr;

@@ -197,8 +197,9 @@ impl Fs {
     }
 }
 
-/// Seals the subvolume's tree and stores its root and counters in the pool tree.
+/// Stores quotas in the pool tree; seals the subvolume's tree and stores its root and counters there.
 fn store_subvolume(state: &mut State, space: &mut crate::space::Space) -> Result<()> {
+    super::quota::store(state, space)?;
     let root = state.trees.seal_tree(TREE)?;
     let mut record = state.subvolume;
     record.root = root.pointer;

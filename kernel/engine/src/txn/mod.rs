@@ -17,13 +17,14 @@
 
 pub mod checkpoint;
 pub mod journal;
+pub mod quota;
 pub mod recovery;
 
 use crate::btree::{Io, Trees, Walk};
 use crate::cache::Pool;
 use crate::error::{Error, Result};
 use crate::format::journal::{Step, Steps, RECORD_MAX};
-use crate::format::key::{kind, Key, FIRST_SUBVOLUME};
+use crate::format::key::{kind, Key, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::{decode_inode, encode_inode, Subvolume};
 use crate::space::{Range, Readers, Space};
 use crate::types::{Attr, ErrorPolicy, MountOptions};
@@ -31,8 +32,9 @@ use aegisfs_platform::{
     log, Arc, Box, CondVar, LogLevel, Mutex, MutexGuard, RwLock, RwLockWriteGuard, Vec,
 };
 use checkpoint::Checkpointer;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use journal::Journal;
+use quota::QuotaPart;
 
 /// The tree that all operations work on: the only subvolume so far.
 pub const TREE: u64 = FIRST_SUBVOLUME;
@@ -45,6 +47,8 @@ pub struct State {
     pub subvolume: Subvolume,
     /// Number of records applied since mkfs: the next record's number.
     pub sequence: u64,
+    /// Usage and limits of users, groups and projects.
+    pub quota: QuotaPart,
 }
 
 /// What the background thread sleeps on.
@@ -70,6 +74,8 @@ pub struct Fs {
     pub(crate) read_only: AtomicBool,
     /// No changes, after an error or by `shutdown`.
     pub(crate) stopped: AtomicBool,
+    /// Types of quota whose limits are enforced; see `Quotas::enforced`.
+    pub(crate) quota_enforced: AtomicU8,
     /// The host asked for a panic on errors, and one happened.
     pub(crate) panic_due: AtomicBool,
     pub(crate) hash_seed: u64,
@@ -242,12 +248,17 @@ impl Tx<'_> {
 
     /// The record under `key` becomes `value`.
     pub fn put(&mut self, key: Key, value: &[u8]) -> Result<()> {
+        self.put_in(TREE, key, value)
+    }
+
+    /// The record of the pool tree under `key` becomes `value`.
+    pub fn put_pool(&mut self, key: Key, value: &[u8]) -> Result<()> {
+        self.put_in(POOL_TREE, key, value)
+    }
+
+    fn put_in(&mut self, tree: u64, key: Key, value: &[u8]) -> Result<()> {
         self.puts += 1;
-        self.step(&Step::Put {
-            tree: TREE,
-            key,
-            value,
-        })
+        self.step(&Step::Put { tree, key, value })
     }
 
     /// The record under `key` goes.
@@ -341,16 +352,27 @@ fn prepare(
     frees: usize,
 ) -> Result<u64> {
     let mut levels = 0;
+    quota::begin(state);
     for step in Steps(record) {
-        match step.map_err(|()| Error::Corrupt)? {
+        let step = step.map_err(|()| Error::Corrupt)?;
+        match step {
             Step::Put { tree, key, .. } | Step::Delete { tree, key } => {
                 levels = levels.max(state.trees.dirty_path(tree, &key, &mut **space)?);
+                let value = match step {
+                    Step::Put { value, .. } => Some(value),
+                    _ => None,
+                };
+                quota::step(state, tree, &key, value)?;
+                if let (POOL_TREE, Some((of, id))) = (tree, quota::parse_key(&key)) {
+                    quota::touch(state, space, of, id)?;
+                }
             }
             Step::Allocate { addr, blocks } | Step::Free { addr, blocks, .. } => {
                 state.trees.pool().locate(addr, blocks)?;
             }
         }
     }
+    quota::prepare(state, space)?;
     // Each put may split every level and add one.
     let nodes = puts * (usize::from(levels) + 2);
     state.trees.reserve(nodes.min(512))?;
@@ -364,6 +386,11 @@ fn prepare(
 fn apply(state: &mut State, space: &mut MutexGuard<'_, Space>, record: &[u8]) -> Result<()> {
     for step in Steps(record) {
         match step.map_err(|()| Error::Corrupt)? {
+            Step::Put {
+                tree: POOL_TREE,
+                key,
+                value,
+            } if quota::put(state, &key, value)? => {}
             Step::Put { tree, key, value } => {
                 let replaced = state.trees.put(tree, &key, value, &mut **space)?;
                 if key.kind == kind::INODE && !replaced {
@@ -383,5 +410,5 @@ fn apply(state: &mut State, space: &mut MutexGuard<'_, Space>, record: &[u8]) ->
             Step::Free { addr, blocks, .. } => space.free_later(Range { addr, blocks }),
         }
     }
-    Ok(())
+    quota::apply(state)
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::chunk::{seal_page, ChunkEntry, ENTRIES};
 use crate::format::key::{Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
-use crate::format::superblock::{Superblock, LABEL_MAX, TABLE_OFFSET};
+use crate::format::superblock::{Superblock, LABEL_MAX, RO_COMPAT_QUOTA, TABLE_OFFSET};
 use crate::format::{bytes, node};
 use crate::space::TablePage;
 use crate::txn::Class;
@@ -33,6 +33,7 @@ impl FormatOptions {
             data_replicas: 1,
             uid: 0,
             gid: 0,
+            quota: false,
         }
     }
 
@@ -113,6 +114,7 @@ pub fn format(devices: Vec<Box<dyn BlockDevice>>, options: &FormatOptions) -> Re
             })?;
         }
         state.subvolume = subvolume;
+        state.quota.on = options.quota;
     }
     let mut tx = fs.begin(Class::Grow)?;
     let time = Time::now();
@@ -146,7 +148,7 @@ fn new_superblock(layout: &Layout, options: &FormatOptions) -> Result<Box<Superb
         uuid: options.uuid,
         label,
         compat: 0,
-        ro_compat: 0,
+        ro_compat: if options.quota { RO_COMPAT_QUOTA } else { 0 },
         incompat: 0,
         generation: 0,
         node_size: options.node_size,

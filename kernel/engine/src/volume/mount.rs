@@ -9,18 +9,19 @@ use crate::format::chunk::{check_page, ChunkEntry, ENTRIES};
 use crate::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
 use crate::format::superblock::{
-    SuperFault, Superblock, INCOMPAT_KNOWN, RO_COMPAT_KNOWN, TABLE_OFFSET,
+    SuperFault, Superblock, INCOMPAT_KNOWN, RO_COMPAT_KNOWN, RO_COMPAT_QUOTA, TABLE_OFFSET,
 };
 use crate::space::{table_digest, Readers, Space, SpaceConfig, TablePage};
 use crate::txn::checkpoint::Checkpointer;
 use crate::txn::journal::Journal;
+use crate::txn::quota::{self, QuotaPart, Quotas};
 use crate::txn::recovery;
 use crate::txn::{Fs, State, Wake};
 use crate::types::{MountOptions, BLOCK_SIZE};
 use aegisfs_platform::{
     log, monotonic_ms, try_arc, try_box, Arc, Box, CondVar, LockClass, LogLevel, Mutex, RwLock, Vec,
 };
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
 /// Reads all copies of the superblock and gives the newest valid one, with its slot.
 ///
@@ -230,6 +231,7 @@ pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
         options: Mutex::try_new(LockClass::Leaf, *parts.options)?,
         read_only: AtomicBool::new(false),
         stopped: AtomicBool::new(false),
+        quota_enforced: AtomicU8::new(0),
         panic_due: AtomicBool::new(false),
         hash_seed: sb.hash_seed,
         node_size: pool.node_size(),
@@ -289,10 +291,12 @@ fn new_space(
 
 #[inline(never)]
 fn new_state(pool: &Arc<Pool>, generation: u64, sequence: u64) -> Result<Box<RwLock<State>>> {
+    let quotas = Mutex::try_new(LockClass::Leaf, Quotas::new())?;
     let state = State {
         trees: Trees::new(pool.clone(), generation)?,
         subvolume: Subvolume::default(),
         sequence,
+        quota: QuotaPart::new(try_box(quotas)?),
     };
     Ok(try_box(RwLock::try_new(LockClass::Trees, state)?)?)
 }
@@ -379,8 +383,12 @@ impl Fs {
                 level: checkpointer.superblock.pool_level,
             }
         };
+        let quota = self.info().features[1] & RO_COMPAT_QUOTA != 0;
         let mut state = self.state.write();
         state.trees.add_root(pool_root)?;
+        if quota {
+            quota::load(&mut state)?;
+        }
         let key = Key::new(FIRST_SUBVOLUME, kind::SUBVOLUME, 0);
         let mut subvolume = None;
         let found = state.trees.get(POOL_TREE, &key, Io::Allowed, &mut |b| {
@@ -410,6 +418,9 @@ impl Fs {
         self.pool.may_heal.store(true, Relaxed);
         {
             let mut checkpointer = self.checkpointer.lock();
+            if self.options.lock().quota {
+                self.begin_quota(&mut checkpointer.superblock)?;
+            }
             checkpointer.superblock.mounts = checkpointer.superblock.mounts.saturating_add(1);
             checkpointer.forced = true;
         }
@@ -420,6 +431,19 @@ impl Fs {
                 LogLevel::Info,
                 format_args!("finished {n} interrupted deletions"),
             );
+        }
+        Ok(())
+    }
+}
+
+impl Fs {
+    /// Counts usage from now on. The counts become durable together with the feature's bit, by the
+    /// checkpoint that follows.
+    fn begin_quota(&self, superblock: &mut Superblock) -> Result<()> {
+        let mut state = self.state.write();
+        if !state.quota.on {
+            quota::count_all(&mut state, &self.space)?;
+            superblock.ro_compat |= RO_COMPAT_QUOTA;
         }
         Ok(())
     }

@@ -2,7 +2,9 @@
 //! Records of the trees in words.
 
 use aegisfs_engine::format::key::{kind, Key};
+use aegisfs_engine::format::quota::{decode_grace, decode_quota};
 use aegisfs_engine::format::record::{decode_inode, Dirent, Extent, ExtentKind, Subvolume, Xattr};
+use aegisfs_engine::QuotaType;
 use aegisfs_tools::output::printable;
 
 /// What a record of a kind is called.
@@ -17,6 +19,8 @@ pub fn kind_name(n: u8) -> &'static str {
         kind::ORPHAN => "orphan",
         kind::SUBVOLUME => "subvolume",
         kind::DEADLIST => "deadlist",
+        kind::QUOTA => "quota",
+        kind::QUOTA_INFO => "quota_info",
         _ => "unknown",
     }
 }
@@ -27,11 +31,12 @@ pub fn describe(key: &Key, value: &[u8]) -> Option<String> {
         kind::INODE => {
             let a = decode_inode(key.object, value)?;
             format!(
-                "mode {:o} links {} owner {}:{} size {} blocks {} generation {}{}",
+                "mode {:o} links {} owner {}:{} project {} size {} blocks {} generation {}{}",
                 a.mode,
                 a.nlink,
                 a.uid,
                 a.gid,
+                a.project,
                 a.size,
                 a.blocks,
                 a.generation,
@@ -67,6 +72,30 @@ pub fn describe(key: &Key, value: &[u8]) -> Option<String> {
                 "root {at:?} level {} inodes {} next {}",
                 s.level, s.inodes, s.next_ino
             )
+        }
+        kind::QUOTA => {
+            let q = decode_quota(value)?;
+            let of = QuotaType::from_number(key.object)?;
+            format!(
+                "{} {}: {} bytes (soft {} hard {} deadline {}), {} inodes (soft {} hard {} deadline {})",
+                of.as_str(),
+                key.offset,
+                q.space,
+                q.space_soft,
+                q.space_hard,
+                q.space_deadline,
+                q.inodes,
+                q.inodes_soft,
+                q.inodes_hard,
+                q.inodes_deadline
+            )
+        }
+        kind::QUOTA_INFO => {
+            let grace = decode_grace(value)?;
+            let text = QuotaType::ALL.iter().zip(grace).map(|(of, g)| {
+                format!("{} {} s space, {} s inodes", of.as_str(), g.space, g.inodes)
+            });
+            format!("grace times: {}", text.collect::<Vec<_>>().join("; "))
         }
         _ => format!("{} bytes", value.len()),
     })

@@ -17,6 +17,7 @@ use super::{Problem, Report};
 use crate::btree::NodeSpace;
 use crate::error::{Error, Result};
 use crate::txn::{Fs, TREE};
+use crate::types::Quota;
 use aegisfs_platform::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -127,6 +128,23 @@ impl Repair<'_> {
                 from,
                 ..
             } => self.cut(tree, level, &from, block),
+            Problem::QuotaRecord { key } => self.fs.repair_quota_record(&key).map(|()| true),
+            Problem::QuotaUsage {
+                of,
+                id,
+                space,
+                inodes,
+            } => {
+                // Other repairs may have changed it since.
+                let right = |n: u64, (found, counted): (u64, u64)| {
+                    n.wrapping_sub(found).wrapping_add(counted)
+                };
+                let change = |q: &mut Quota| {
+                    q.space = right(q.space, space);
+                    q.inodes = right(q.inodes, inodes);
+                };
+                self.fs.change_quota(of, id, change).map(|()| true)
+            }
             Problem::InodeCount { found, counted } => {
                 let mut state = self.fs.state.write();
                 let n = state.subvolume.inodes;

@@ -7,6 +7,7 @@ extern crate std;
 mod bytes;
 mod device;
 mod objects;
+mod quota;
 mod structure;
 mod whole;
 
