@@ -15,7 +15,7 @@ TOOLS    := mkfs-aegisfs fsck-aegisfs aegisfs aegisfs-fuse
 
 VERSION  := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
-.PHONY: all setup kmod tools test demo tidy coverage install install-tools install-kmod \
+.PHONY: all setup kmod tools test test-debug demo tidy coverage install install-tools install-kmod \
 	install-dkms clean help
 
 all: kmod tools
@@ -24,6 +24,7 @@ help:
 	@echo 'make                 kernel module and tools'
 	@echo 'make setup           fetch what builds and virtual machines need (once)'
 	@echo 'make test            all tests; "cargo xtask test --help" for parts of them'
+	@echo 'make test-debug      the tests in the VM on a kernel with KASAN and lockdep, built once'
 	@echo 'make demo            the filesystem at work in a virtual machine, power cut included'
 	@echo 'make install         module, tools and manual pages; DESTDIR= is honoured'
 	@echo 'make install-dkms    module source for DKMS, which rebuilds it for every kernel'
@@ -40,6 +41,10 @@ tools:
 
 test:
 	$(XTASK) test
+
+test-debug:
+	$(XTASK) debug-kernel
+	$(XTASK) test --kernel debug --only guest
 
 demo:
 	$(XTASK) demo

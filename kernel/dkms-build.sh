@@ -11,6 +11,7 @@ set -eu
 release=$1
 headers=$2
 cache=${AEGISFS_DKMS_CACHE:-/var/cache/aegisfs}
+sources=${AEGISFS_KERNEL_SOURCES:-/usr/src}
 
 fail() {
     echo "aegisfs: $*" >&2
@@ -39,7 +40,7 @@ done
 # 7.3.4+deb13-cloud-amd64: source package linux-source-7.3, of exactly version 7.3.4.
 version=$(echo "$release" | sed 's/[^0-9.].*//')
 series=$(echo "$version" | cut -d. -f1-2)
-archive=/usr/src/linux-source-$series.tar.xz
+archive=$sources/linux-source-$series.tar.xz
 [ -f "$archive" ] ||
     fail "$archive is missing: install linux-source-$series from where the kernel came from"
 

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{ensure, Context, Result};
 
@@ -156,10 +157,12 @@ pub fn initramfs(
     let stage = directory.join(format!("stage-{}", kernel.release));
     let boot = stage_modules(kernel, toolchain, module, &stage)?;
 
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let path = directory.join(format!(
-        "initramfs-{}-{}.cpio",
+        "initramfs-{}-{}-{}.cpio",
         kernel.release,
-        std::process::id()
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
     ));
     let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let initramfs = Initramfs { path };

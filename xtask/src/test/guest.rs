@@ -30,15 +30,35 @@ fi
 rm -rf /tmp/* /tmp/.[!.]*
 exit $failed
 "#;
+/// Results on the debug kernel are told from those on the stock kernel by their names.
+const DEBUG_PREFIX: &str = "guest-debug/";
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
-pub fn run(testbed: &Testbed, filter: &str, report: &mut Report) -> Result<()> {
+/// Which of the scripts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    All,
+    /// Those marked `# smoke`.
+    Smoke,
+}
+
+pub fn run(testbed: &Testbed, part: Part, filter: &str, report: &mut Report) -> Result<()> {
     let directory = paths::checkout().join("tests/guest");
     let mut scripts = script::find(&directory, "guest", filter)?;
+    scripts.retain(|script| script.smoke || part == Part::All);
+    if testbed.kernel.choice == Choice::Debug {
+        for script in &mut scripts {
+            script.name = script.name.replacen("guest/", DEBUG_PREFIX, 1);
+        }
+    }
     if scripts.is_empty() {
         return Ok(());
     }
-    ui::step(format!("{} scripts in the VM", scripts.len()));
+    ui::step(format!(
+        "{} scripts in the VM, on {}",
+        scripts.len(),
+        testbed.kernel.release
+    ));
     fs::create_dir_all(paths::target().join("test"))?;
     scripts.sort_by(|a, b| (a.fresh, &a.shape).cmp(&(b.fresh, &b.shape)));
     let mut shared: Option<(Vm, &Script)> = None;
@@ -83,9 +103,14 @@ fn reproduction(testbed: &Testbed, script: &Script) -> String {
     let shape = script.shape.arguments();
     let timeout = timeout(testbed, script).as_secs();
     format!(
-        "cargo xtask vm{kernel}{shape} --timeout {timeout} -- /tests/{}.sh",
-        script.name
+        "cargo xtask vm{kernel}{shape} --timeout {timeout} -- {}",
+        path_in_vm(script)
     )
+}
+
+fn path_in_vm(script: &Script) -> String {
+    let file = script.path.file_name().unwrap_or_default();
+    format!("/tests/guest/{}", file.to_string_lossy())
 }
 
 /// Runs one script. Returns the VM if another script may use it.
@@ -97,7 +122,7 @@ fn execute(
 ) -> Result<Option<Vm>> {
     let start = Instant::now();
     let mut output = Vec::new();
-    let path = format!("/tests/{}.sh", script.name);
+    let path = path_in_vm(script);
     let outcome = vm.run(&[&path], timeout(testbed, script), &mut |bytes| {
         output.extend_from_slice(bytes)
     })?;

@@ -13,6 +13,7 @@
 //!   - `# vm: OPTIONS`: the VM's shape, as `cargo xtask vm` takes it: `--disk 3G --disk 1G`,
 //!     `--mem 2048`, `--cpus 2`, `--stock-cmdline`. Without it: no disks, 2048 MiB, 2 processors.
 //!   - `# timeout: SECONDS` (default 300).
+//!   - `# smoke`: part of the short run on the debug kernel, if that has been built.
 //!   - `# fresh`: boot a VM for this script alone. Scripts of equal shape share one otherwise.
 //! - Environment in the VM: `AEGIS_DISK1`, `AEGIS_DISK2`, ... are the disks' device nodes. What is
 //!   on them at the start is what another script left there. The module is not loaded; the tools
@@ -25,6 +26,7 @@
 
 mod guest;
 mod host;
+mod package;
 pub mod report;
 mod script;
 mod unit;
@@ -33,10 +35,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::kernel::Choice;
+use crate::kernel::{Choice, Kernel};
 use crate::stage::{self, Demand};
 use crate::testbed::Testbed;
-use crate::{powercut, tidy, ui};
+use crate::{debug_kernel, powercut, tidy, ui};
+use guest::Part;
 use report::Report;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -53,6 +56,8 @@ pub enum Group {
     Guest,
     /// Power cuts of the VM.
     Powercut,
+    /// What `make install` and DKMS give a user.
+    Package,
 }
 
 impl Group {
@@ -64,6 +69,7 @@ impl Group {
             Group::Fuse => "fuse",
             Group::Guest => "guest",
             Group::Powercut => "powercut",
+            Group::Package => "package",
         }
     }
 }
@@ -109,14 +115,21 @@ pub fn main(options: &Options) -> Result<ExitCode> {
             Err(error) => report.failed("build", &format!("{error:#}"), "cargo build --release"),
         }
     }
-    if options.wants(Group::Guest) || options.wants(Group::Powercut) {
+    let in_vm = [Group::Guest, Group::Powercut, Group::Package];
+    if in_vm.into_iter().any(|group| options.wants(group)) {
         match Testbed::prepare(options.kernel, Demand::Everything) {
             Ok(testbed) => {
                 if options.wants(Group::Guest) {
-                    guest::run(&testbed, &options.filter, &mut report)?;
+                    guest::run(&testbed, Part::All, &options.filter, &mut report)?;
+                    if options.kernel == Choice::Stock {
+                        smoke_on_debug_kernel(&testbed.kernel, &options.filter, &mut report)?;
+                    }
                 }
                 if options.wants(Group::Powercut) {
                     powercut::test(&testbed, &options.filter, &mut report)?;
+                }
+                if options.wants(Group::Package) && options.kernel == Choice::Stock {
+                    package::run(&testbed, &options.filter, &mut report);
                 }
             }
             Err(error) => {
@@ -130,4 +143,21 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     }
     ui::step("done");
     Ok(report.print())
+}
+
+/// The debug kernel takes half an hour to build, so it is used where it is there.
+fn smoke_on_debug_kernel(stock: &Kernel, filter: &str, report: &mut Report) -> Result<()> {
+    if let Err(error) = debug_kernel::find(stock) {
+        report.skipped("guest-debug", &format!("{error:#}"));
+        return Ok(());
+    }
+    match Testbed::prepare(Choice::Debug, Demand::Everything) {
+        Ok(testbed) => guest::run(&testbed, Part::Smoke, filter, report)?,
+        Err(error) => report.failed(
+            "prepare the VM with the debug kernel",
+            &format!("{error:#}"),
+            "cargo xtask vm --kernel debug -- true",
+        ),
+    }
+    Ok(())
 }

@@ -26,6 +26,8 @@ pub struct Script {
     pub shape: Shape,
     pub timeout: Duration,
     pub fresh: bool,
+    /// Part of the short run on the debug kernel.
+    pub smoke: bool,
 }
 
 #[derive(Parser)]
@@ -74,6 +76,7 @@ fn parse(name: String, path: PathBuf, text: &str) -> Result<Script> {
         shape: Shape::default(),
         timeout: DEFAULT_TIMEOUT,
         fresh: false,
+        smoke: false,
     };
     for line in text.lines().take_while(|line| line.starts_with('#')) {
         let directive = line.trim_start_matches('#').trim();
@@ -83,6 +86,8 @@ fn parse(name: String, path: PathBuf, text: &str) -> Result<Script> {
             script.timeout = parse_seconds(seconds.trim())?;
         } else if directive == "fresh" {
             script.fresh = true;
+        } else if directive == "smoke" {
+            script.smoke = true;
         }
     }
     Ok(script)
@@ -138,12 +143,12 @@ mod tests {
     #[test]
     fn directives_are_read_from_the_top() {
         let text = "#!/bin/bash\n# Checks a thing.\n# vm: --disk 3G --disk 1G --mem 1024\n\
-                    # timeout: 42\n# fresh\n\n# timeout: 1\n";
+                    # timeout: 42\n# fresh\n# smoke\n\n# timeout: 1\n";
         let script = parse("guest/x".into(), PathBuf::new(), text).unwrap();
         assert_eq!(script.shape.disks, [3 << 30, 1 << 30]);
         assert_eq!(script.shape.memory_mib, 1024);
         assert_eq!(script.timeout, Duration::from_secs(42));
-        assert!(script.fresh);
+        assert!(script.fresh && script.smoke);
         assert_eq!(script.shape.arguments(), " --disk 3G --disk 1G --mem 1024");
     }
 
