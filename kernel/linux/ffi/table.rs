@@ -62,6 +62,7 @@ c_struct!(
     iomap_write_ops,
     iomap_writeback_ops,
     iomap_writepage_ctx,
+    quotactl_ops,
     super_operations,
     vm_operations_struct,
     xattr_handler,

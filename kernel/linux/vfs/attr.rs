@@ -3,6 +3,7 @@
 
 use super::inode::Inode;
 use super::map::BLOCK;
+use super::quota::exempt;
 use crate::linux::ffi::bindings;
 use aegisfs_engine::{Attr, SetAttr, Time, BLOCK_SIZE};
 use aegisfs_platform::NofsScope;
@@ -100,10 +101,30 @@ unsafe fn change(
         if valid & bindings::ATTR_SIZE != 0 {
             resize(inode, (*attr).ia_size as u64)?;
         }
-        bindings::setattr_copy(idmap, inode.raw(), attr);
         let volume = inode.volume();
+        let moves = valid & (bindings::ATTR_UID | bindings::ATTR_GID) != 0;
+        let old = if moves && volume.fs.quota_enforced() {
+            // Dirty data holds quota of the old owner.
+            if inode.is(bindings::S_IFREG) {
+                inode.write_and_wait(0, u64::MAX >> 1)?;
+            }
+            Some(inode.getattr()?)
+        } else {
+            None
+        };
+        bindings::setattr_copy(idmap, inode.raw(), attr);
         let set = wanted(inode, valid);
-        if let Err(e) = volume.fs.setattr(inode.ino(), &set) {
+        let result = match old {
+            Some(old) => {
+                let (new, exempt) = (inode.owner(), exempt());
+                let change = || volume.fs.setattr(inode.ino(), &set);
+                volume
+                    .fs
+                    .with_quota_of_new_owner(&old, &new, exempt, change)
+            }
+            None => volume.fs.setattr(inode.ino(), &set),
+        };
+        if let Err(e) = result {
             if let Ok(old) = inode.getattr() {
                 inode.apply_owner(&old);
             }
@@ -161,7 +182,7 @@ fn resize(inode: &Inode, size: u64) -> Result {
     let volume = inode.volume();
     let result = {
         let mut content = inode.state().commit.lock();
-        let result = volume.fs.truncate(inode.ino(), size);
+        let result = inode.growing(0..0, size, || volume.fs.truncate(inode.ino(), size));
         if let Ok(attr) = &result {
             // Without blocks, and without any on the way, it may be small enough for the inode
             // again.

@@ -86,6 +86,15 @@ unsafe fn remount(fc: *mut bindings::fs_context) -> Result {
         // SAFETY: By contract.
         return Err(unsafe { invalid(fc, "norecovery needs a read-only mount") });
     }
+    if new.quota != 0 && !volume.fs.quota_state().counted {
+        // SAFETY: By contract.
+        return Err(unsafe {
+            invalid(
+                fc,
+                "quota cannot be turned on by a remount: usage has to be counted first",
+            )
+        });
+    }
     // SAFETY: Locked by the caller.
     to_result(unsafe { bindings::sync_filesystem(sb) })?;
     // SAFETY: As above.
@@ -97,6 +106,12 @@ unsafe fn remount(fc: *mut bindings::fs_context) -> Result {
             .map_err(|e| volume.errno(e))?;
     }
     volume.fs.set_options(&new.engine(read_only, 0));
+    if new.quota != old.quota {
+        volume
+            .fs
+            .quota_enforce(new.quota)
+            .map_err(|e| volume.errno(e))?;
+    }
     *volume.options.lock() = new;
     Ok(())
 }

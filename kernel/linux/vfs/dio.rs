@@ -4,6 +4,7 @@
 
 use super::inode::Inode;
 use super::map::{blocks_of, READ_OPS};
+use super::quota::Pin;
 use super::read::submit_direct;
 use super::reserve::with_space;
 use super::writeback;
@@ -26,14 +27,15 @@ const NO_SPACE: isize = -(bindings::ENOSPC as isize);
 const BLOCK_MASK: u64 = BLOCK_SIZE as u64 - 1;
 
 /// What one write call has reserved and not submitted. Lives on the stack of the call.
-struct Context {
+struct Context<'a> {
     reserved: u64,
+    pin: Pin<'a>,
 }
 
 /// Reserves space for the next piece of a write.
 fn begin_piece(
     inode: &Inode,
-    context: &mut Context,
+    context: &mut Context<'_>,
     pos: i64,
     len: u64,
     flags: u32,
@@ -44,7 +46,10 @@ fn begin_piece(
     }
     let _nofs = NofsScope::enter();
     let volume = inode.volume();
-    let range = blocks_of(pos, len);
+    let mut range = blocks_of(pos, len);
+    range.end = range.end.min(range.start.saturating_add(PIECE));
+    let end = (pos as u64).saturating_add(len);
+    range.end = inode.hold_quota(&context.pin, range.clone(), end)?;
     let mut blocks = (range.end - range.start).clamp(1, PIECE);
     while context.reserved < blocks {
         match volume.fs.reserve(blocks - context.reserved) {
@@ -75,7 +80,7 @@ unsafe extern "C" fn begin(
     // the iterator carries the context that `write` gave it.
     let (inode, context, iomap) = unsafe {
         let iter = container_of!(iomap, bindings::iomap_iter, iomap);
-        let context = (*iter).private.cast::<Context>();
+        let context = (*iter).private.cast::<Context<'_>>();
         (Inode::of(inode), &mut *context, &mut *iomap)
     };
     from_result(|| begin_piece(inode, context, pos, len as u64, flags, iomap).map(|()| 0))
@@ -85,7 +90,7 @@ unsafe extern "C" fn submit(iter: *const bindings::iomap_iter, bio: *mut binding
     // SAFETY: iomap passes its iterator, which carries the context, and a bio of the set below.
     unsafe {
         let inode = Inode::of((*iter).inode);
-        let context = &mut *(*iter).private.cast::<Context>();
+        let context = &mut *(*iter).private.cast::<Context<'_>>();
         let flags = bindings::IOMAP_IOEND_DIRECT as u16;
         let blocks = u64::from((*bio).bi_iter.bi_size >> BLOCK_SHIFT);
         let ioend = bindings::iomap_init_ioend((*iter).inode, bio, pos, flags);
@@ -255,7 +260,10 @@ pub(super) unsafe fn write(
             flags |= bindings::IOMAP_DIO_FORCE_WAIT;
         }
         kernel::error::to_result(bindings::kiocb_modified(iocb))?;
-        let mut context = Context { reserved: 0 };
+        let mut context = Context {
+            reserved: 0,
+            pin: inode.pin_quota(),
+        };
         let len = bindings::aegisfs_iov_iter_count(from);
         let run = || {
             let done = bindings::iomap_dio_rw(
@@ -275,6 +283,7 @@ pub(super) unsafe fn write(
         };
         let done = with_space(inode, run).unwrap_or(NO_SPACE);
         inode.volume().fs.unreserve(context.reserved);
+        drop(context);
         if extends {
             take_back_size(inode);
         }

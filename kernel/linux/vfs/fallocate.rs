@@ -75,7 +75,10 @@ unsafe fn run(
             let mut content = inode.state().commit.lock();
             // Before it has: content must not be moved into the inode meanwhile.
             content.has_blocks = true;
-            volume.fs.fallocate(inode.ino(), offset, len, true)
+            let range = offset / BLOCK..end.div_ceil(BLOCK);
+            inode.growing(range, 0, || {
+                volume.fs.fallocate(inode.ino(), offset, len, true)
+            })
         };
         let attr = attr.map_err(|e| volume.errno(e))?;
         inode.content_changed(&attr);
@@ -83,7 +86,7 @@ unsafe fn run(
     if grows {
         let attr = {
             let _content = inode.state().commit.lock();
-            volume.fs.set_size(inode.ino(), end)
+            inode.growing(0..0, end, || volume.fs.set_size(inode.ino(), end))
         };
         let attr = attr.map_err(|e| volume.errno(e))?;
         inode.content_changed(&attr);

@@ -6,6 +6,7 @@
 //! change live in the VFS's inode and are stored by [`write_inode`]. The size of a file with dirty
 //! pages is the VFS's; the engine's follows as pages are written.
 
+use super::quota::Held;
 use super::volume::Volume;
 use super::{dir, file, namei};
 use crate::linux::ffi::bindings;
@@ -42,6 +43,9 @@ pub(super) struct State {
     /// write it.
     #[pin]
     pub(super) reserved: Mutex<BlockSet>,
+    /// What of that counts for the owner's quota in addition.
+    #[pin]
+    pub(super) held: Mutex<Held>,
     /// Blocks that are being written into space that the file has already (preallocated). Held
     /// while a place is chosen: of two writes of one block, the second must not get the same place
     /// before the first is committed.
@@ -79,6 +83,7 @@ impl State {
         pin_init!(Self {
             commit <- new_mutex!(Content { has_blocks: false }, "aegisfs_commit"),
             reserved <- new_mutex!(BlockSet::new(), "aegisfs_reserved"),
+            held <- new_mutex!(Held::new(), "aegisfs_held"),
             in_place <- new_mutex!(BlockSet::new(), "aegisfs_in_place"),
             taken: AtomicU32::new(0),
             in_flight: AtomicU64::new(0),

@@ -8,7 +8,8 @@
 //! 3. folio locks
 //! 4. an inode's commit lock (`inode::State::commit`)
 //!    or the lock under which it gets places for data (`inode::State::in_place`)
-//! 5. an inode's set of reserved blocks (`inode::State::reserved`): nothing is called under it
+//! 5. what an inode's dirty data holds of its owner's quota (`inode::State::held`)
+//! 6. an inode's set of reserved blocks (`inode::State::reserved`): nothing is called under it
 //!
 //! Engine calls may sleep and do I/O, so none is made from interrupts, and none from the work
 //! queues that other filesystems share. The engine never calls back.
@@ -28,6 +29,7 @@ mod map;
 mod namei;
 mod new;
 mod options;
+mod quota;
 mod read;
 mod reserve;
 mod superblock;

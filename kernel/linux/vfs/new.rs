@@ -6,7 +6,7 @@ use super::inode::{Inode, InodeRef};
 use super::reserve::with_space;
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::inode::{c_string, dentry_name};
-use aegisfs_engine::NewInode;
+use aegisfs_engine::{NewInode, Owner};
 use aegisfs_platform::Vec;
 use core::ptr::null_mut;
 use kernel::error::{code::*, to_result, Result};
@@ -136,14 +136,21 @@ unsafe fn store(
         ..NewInode::default()
     };
     let volume = dir.volume();
+    let owner = Owner {
+        uid: new.uid,
+        gid: new.gid,
+        project: new.project,
+    };
     with_space(dir, || {
-        let made = if wanted.unnamed {
-            volume.fs.create_unnamed(dir.ino(), &new)
-        } else {
-            // SAFETY: By contract the parent is locked, so the name stays.
-            let name = unsafe { dentry_name(dentry) };
-            volume.fs.create(dir.ino(), name, &new)
-        };
+        let made = dir.within_quota(&owner, 0, 1, || {
+            if wanted.unnamed {
+                volume.fs.create_unnamed(dir.ino(), &new)
+            } else {
+                // SAFETY: By contract the parent is locked, so the name stays.
+                let name = unsafe { dentry_name(dentry) };
+                volume.fs.create(dir.ino(), name, &new)
+            }
+        });
         made.map_err(|e| volume.errno(e))
     })
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Mount options: parsing, and showing them so that they parse to the same.
 
-use aegisfs_engine::{ErrorPolicy, MountOptions};
+use aegisfs_engine::{ErrorPolicy, MountOptions, QuotaType, QuotaTypes};
 
 const COMMIT_SECS_MAX: u32 = 86_400;
 
@@ -12,6 +12,8 @@ pub(super) struct Options {
     pub(super) commit_secs: u32,
     pub(super) discard: bool,
     pub(super) no_recovery: bool,
+    /// Types of quota to enforce.
+    pub(super) quota: QuotaTypes,
 }
 
 /// Why an option was refused.
@@ -31,6 +33,7 @@ impl Default for Options {
             commit_secs: defaults.commit_secs,
             discard: defaults.discard,
             no_recovery: defaults.no_recovery,
+            quota: 0,
         }
     }
 }
@@ -74,6 +77,22 @@ impl Options {
                 flag("norecovery takes no value")?;
                 self.no_recovery = true;
             }
+            b"usrquota" | b"uquota" | b"quota" => {
+                flag("usrquota takes no value")?;
+                self.quota |= QuotaType::User.bit();
+            }
+            b"grpquota" | b"gquota" => {
+                flag("grpquota takes no value")?;
+                self.quota |= QuotaType::Group.bit();
+            }
+            b"prjquota" | b"pquota" => {
+                flag("prjquota takes no value")?;
+                self.quota |= QuotaType::Project.bit();
+            }
+            b"noquota" => {
+                flag("noquota takes no value")?;
+                self.quota = 0;
+            }
             _ => return Err(Refusal::Unknown),
         }
         Ok(())
@@ -88,6 +107,7 @@ impl Options {
             discard: self.discard,
             cache_bytes,
             errors: self.errors,
+            quota: self.quota != 0,
         }
     }
 

@@ -71,10 +71,11 @@ impl Inode {
 
     /// Gives the reservations of a range back; its blocks are not dirty, or are dropped.
     pub(super) fn release_reserved(&self, range: Range<u64>) {
-        let removed = self.state().reserved.lock().remove(range);
+        let removed = self.state().reserved.lock().remove(range.clone());
         if removed > 0 {
             self.volume().fs.unreserve(removed);
         }
+        self.release_quota(range);
     }
 
     /// Takes blocks out for writeback, which from then on owes their reservations to the engine.
@@ -100,9 +101,10 @@ impl Inode {
         Ok(())
     }
 
-    /// Ends what [`Inode::take_reserved`] began, for `blocks` blocks.
-    pub(super) fn return_taken(&self, blocks: u64) {
+    /// Ends what [`Inode::take_reserved`] began, for `blocks` blocks from `block` on.
+    pub(super) fn return_taken(&self, block: u64, blocks: u64) {
         self.volume().fs.unreserve(blocks);
         self.state().in_flight.fetch_sub(blocks, Ordering::Release);
+        self.release_quota(block..block.saturating_add(blocks));
     }
 }

@@ -5,14 +5,14 @@ use super::context::{init_fs_context, invalid, options};
 use super::inode::{self, Inode};
 use super::options::Options;
 use super::volume::{errno, Mounted, Volume};
-use super::{export, xattr};
+use super::{export, quota, xattr};
 use crate::linux::blockdev::KernelDevice;
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::blockio::Bdev;
 use crate::linux::ffi::memory::ram_bytes;
 use crate::linux::ffi::table::{CStruct, Table};
 use aegisfs_engine::{
-    BlockDevice, Error, Fs, BLOCK_SIZE, FILE_SIZE_MAX, LINK_MAX, NAME_MAX, ROOT_INO,
+    BlockDevice, Error, Fs, QuotaType, BLOCK_SIZE, FILE_SIZE_MAX, LINK_MAX, NAME_MAX, ROOT_INO,
 };
 use aegisfs_platform::{try_box, Box, LockClass, Mutex, Vec};
 use kernel::error::{code::*, from_result, to_result, Result};
@@ -58,6 +58,17 @@ unsafe fn fill(sb: *mut bindings::super_block, fc: *mut bindings::fs_context) ->
             e => errno(e),
         })?;
         setup(sb, &fs);
+        if fs.quota_state().counted {
+            quota::setup(sb);
+            // Cannot fail where usage is counted.
+            let _ = fs.quota_enforce(own.quota);
+        } else if own.quota != 0 {
+            let _ = fs.unmount();
+            return Err(invalid(
+                fc,
+                "quota needs a writable mount first, to count what is in use",
+            ));
+        }
         let own = match Mutex::try_new(LockClass::Leaf, own) {
             Ok(own) => own,
             Err(_) => {
@@ -176,7 +187,12 @@ unsafe extern "C" fn statfs(
             &mut *out.cast::<bindings::kstatfs>(),
         )
     };
-    let s = volume.fs.statfs();
+    let mut s = volume.fs.statfs();
+    // Inodes are made as needed: as many as there is space for.
+    let free = s.available / (INODE_BYTES_GUESS / BLOCK_SIZE as u64);
+    let mut files = [s.inodes.saturating_add(free), free];
+    // SAFETY: The dentry that was passed has an inode of ours.
+    quota::limit_statfs(unsafe { Inode::of((*dentry).d_inode) }, &mut s, &mut files);
     let uuid = volume.fs.info().uuid;
     out.f_type = SUPER_MAGIC as _;
     out.f_bsize = BLOCK_SIZE as _;
@@ -185,9 +201,7 @@ unsafe extern "C" fn statfs(
     out.f_blocks = s.total;
     out.f_bfree = s.free;
     out.f_bavail = s.available;
-    // Inodes are made as needed: as many as there is space for.
-    out.f_ffree = s.available / (INODE_BYTES_GUESS / BLOCK_SIZE as u64);
-    out.f_files = s.inodes.saturating_add(out.f_ffree);
+    [out.f_files, out.f_ffree] = files;
     let mut words = uuid.chunks_exact(4).map(|w| {
         let mut b = [0; 4];
         b.copy_from_slice(w);
@@ -216,6 +230,9 @@ unsafe extern "C" fn show_options(
         for (on, name) in [
             (options.discard, c"discard"),
             (options.no_recovery, c"norecovery"),
+            (options.quota & QuotaType::User.bit() != 0, c"usrquota"),
+            (options.quota & QuotaType::Group.bit() != 0, c"grpquota"),
+            (options.quota & QuotaType::Project.bit() != 0, c"prjquota"),
         ] {
             if on {
                 bindings::aegisfs_seq_option(m, name.as_char_ptr(), core::ptr::null());

@@ -38,6 +38,9 @@ fn reserve(
     let mut range = blocks_of(pos, len);
     range.end = range.end.min(range.start.saturating_add(PIECE));
     let start = range.start;
+    let pin = inode.pin_quota();
+    let end = (pos as u64).saturating_add(len);
+    range.end = inode.hold_quota(&pin, range.clone(), end)?;
     let taken = inode.state().taken.load(Ordering::Acquire);
     let reserved = inode.reserve_range(range)?;
     let bdev = volume.bdev(0).ok_or(EIO)?;

@@ -138,7 +138,7 @@ fn complete(mut io: KBox<WriteIo>) {
         None => Err(EIO),
     };
     let error = result.err().map_or(0, |e| e.to_errno());
-    io.inode().return_taken(u64::from(io.blocks));
+    io.inode().return_taken(io.block, u64::from(io.blocks));
     // SAFETY: Complete; its last use.
     unsafe { io.ioend.finish(error) };
 }
@@ -242,7 +242,7 @@ fn write_out(mut io: KBox<WriteIo>) {
                 }
                 Err(e) => e,
             };
-            inode.return_taken(u64::from(io.blocks));
+            inode.return_taken(io.block, u64::from(io.blocks));
             // SAFETY: Not submitted; its last use.
             unsafe { io.ioend.finish(error.to_errno()) };
         }
@@ -447,12 +447,18 @@ pub(super) fn start(ioend: Ioend) -> Result {
     match start_runs(inode, ioend) {
         Ok(()) => Ok(()),
         Err(e) => {
-            inode.return_taken(u64::from(ioend.payload() >> BLOCK_SHIFT));
+            return_taken(inode, ioend);
             // SAFETY: What is left was not submitted; its last use.
             unsafe { ioend.finish(e.to_errno()) };
             Err(e)
         }
     }
+}
+
+/// Nothing of an ioend is written.
+fn return_taken(inode: &Inode, ioend: Ioend) {
+    let blocks = u64::from(ioend.payload() >> BLOCK_SHIFT);
+    inode.return_taken(ioend.offset() >> BLOCK_SHIFT, blocks);
 }
 
 /// Submits the runs that the ioend's blocks get. On an error the ioend covers what was not
@@ -512,7 +518,7 @@ unsafe extern "C" fn writeback_range(
                 let added =
                     bindings::iomap_add_to_ioend(context, folio, pos as i64, end_pos as i64, len);
                 if added < 0 {
-                    inode.return_taken(blocks);
+                    inode.return_taken(range.start, blocks);
                 }
                 added
             }
@@ -537,7 +543,7 @@ unsafe extern "C" fn writeback_submit(
             return error;
         };
         if error != 0 {
-            Inode::of(ioend.inode()).return_taken(u64::from(ioend.payload() >> BLOCK_SHIFT));
+            return_taken(Inode::of(ioend.inode()), ioend);
             ioend.finish(error);
             return error;
         }

@@ -48,7 +48,7 @@ pub struct State {
     /// Number of records applied since mkfs: the next record's number.
     pub sequence: u64,
     /// Usage and limits of users, groups and projects.
-    pub quota: QuotaPart,
+    pub quota: Box<QuotaPart>,
 }
 
 /// What the background thread sleeps on.

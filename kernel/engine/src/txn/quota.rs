@@ -27,7 +27,7 @@ use crate::format::record::decode_inode;
 use crate::map::Map;
 use crate::space::Space;
 use crate::types::{Attr, Grace, Owner, Quota, QuotaType, QuotaTypes, Time, BLOCK_SIZE};
-use aegisfs_platform::{log, AllocError, Box, LogLevel, Mutex, Vec};
+use aegisfs_platform::{log, AllocError, LogLevel, Mutex, Vec};
 
 /// Quotas that stay in memory although nothing holds them.
 const CACHED_MAX: usize = 4096;
@@ -205,13 +205,13 @@ pub struct QuotaPart {
     pub on: bool,
     /// What is in memory. The lock is a leaf; changes of usage and limits also need the trees
     /// exclusively, taking into memory needs them shared.
-    pub table: Box<Mutex<Quotas>>,
+    pub table: Mutex<Quotas>,
     work: Work,
 }
 
 impl QuotaPart {
     /// Not counting.
-    pub fn new(table: Box<Mutex<Quotas>>) -> Self {
+    pub fn new(table: Mutex<Quotas>) -> Self {
         Self {
             on: false,
             table,

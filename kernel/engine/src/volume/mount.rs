@@ -291,14 +291,19 @@ fn new_space(
 
 #[inline(never)]
 fn new_state(pool: &Arc<Pool>, generation: u64, sequence: u64) -> Result<Box<RwLock<State>>> {
-    let quotas = Mutex::try_new(LockClass::Leaf, Quotas::new())?;
     let state = State {
         trees: Trees::new(pool.clone(), generation)?,
         subvolume: Subvolume::default(),
         sequence,
-        quota: QuotaPart::new(try_box(quotas)?),
+        quota: new_quota()?,
     };
     Ok(try_box(RwLock::try_new(LockClass::Trees, state)?)?)
+}
+
+#[inline(never)]
+fn new_quota() -> Result<Box<QuotaPart>> {
+    let table = Mutex::try_new(LockClass::Leaf, Quotas::new())?;
+    Ok(try_box(QuotaPart::new(table))?)
 }
 
 /// Generations that are skipped after a crash, so that none is ever used for two different states.
