@@ -327,6 +327,8 @@ fn growth_is_what_usage_grows_by() {
             "{offset} {len}"
         );
     }
+    let empty = fs.create(ROOT_INO, b"e", &new(USER)).unwrap();
+    assert_eq!(fs.quota_growth(empty.ino, 0, 2, u64::MAX).unwrap(), 8192);
     // Blocks 2 and 3 are a hole.
     assert_eq!(fs.quota_growth(f.ino, 0, 12, 49_152).unwrap(), 8192);
 }

@@ -106,13 +106,16 @@ unsafe fn remount(fc: *mut bindings::fs_context) -> Result {
             .map_err(|e| volume.errno(e))?;
     }
     volume.fs.set_options(&new.engine(read_only, 0));
+    *volume.options.lock() = new;
     if new.quota != old.quota {
+        // Names of quota files that are there, or not, from now on.
+        // SAFETY: As above.
+        unsafe { bindings::shrink_dcache_sb(sb) };
         volume
             .fs
             .quota_enforce(new.quota)
             .map_err(|e| volume.errno(e))?;
     }
-    *volume.options.lock() = new;
     Ok(())
 }
 

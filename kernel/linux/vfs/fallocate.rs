@@ -76,7 +76,7 @@ unsafe fn run(
             // Before it has: content must not be moved into the inode meanwhile.
             content.has_blocks = true;
             let range = offset / BLOCK..end.div_ceil(BLOCK);
-            inode.growing(range, 0, || {
+            inode.growing(range, u64::MAX, || {
                 volume.fs.fallocate(inode.ino(), offset, len, true)
             })
         };

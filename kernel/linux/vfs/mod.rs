@@ -30,6 +30,7 @@ mod namei;
 mod new;
 mod options;
 mod quota;
+mod quota_file;
 mod read;
 mod reserve;
 mod superblock;

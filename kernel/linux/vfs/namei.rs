@@ -9,7 +9,7 @@ use super::attr::{getattr, setattr};
 use super::inode::{self, Inode, InodeRef};
 use super::new::{create, Wanted};
 use super::reserve::with_space;
-use super::{acl, file, fileattr, xattr};
+use super::{acl, file, fileattr, quota_file, xattr};
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::inode::{c_string, dentry_name};
 use crate::linux::ffi::table::{CStruct, Table};
@@ -44,7 +44,7 @@ fn find(dir: &Inode, name: &[u8]) -> Result<Option<InodeRef>> {
     let volume = dir.volume();
     let attr = match volume.fs.lookup(dir.ino(), name) {
         Ok(attr) => attr,
-        Err(Error::NotFound) => return Ok(None),
+        Err(Error::NotFound) => return quota_file::find(dir, name),
         Err(e) => return Err(volume.errno(e)),
     };
     // SAFETY: The super block of the directory is that of the volume.

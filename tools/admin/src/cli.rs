@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The command line.
 
+use aegisfs_engine::QuotaType;
 use aegisfs_tools::size;
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
 
@@ -32,6 +33,9 @@ pub enum Noun {
     /// Volumes: identity, size, label
     #[command(subcommand)]
     Volume(Volume),
+    /// Usage and limits of users, groups and projects
+    #[command(subcommand)]
+    Quota(Quota),
     /// The structures on a device, as they are: for developers and for the curious
     #[command(subcommand)]
     Inspect(Inspect),
@@ -58,6 +62,110 @@ pub enum Volume {
         /// New label, at most 63 bytes; empty for none
         label: Option<String>,
     },
+}
+
+/// What to do with quotas.
+#[derive(Debug, Subcommand)]
+pub enum Quota {
+    /// Show usage and limits of all who have any
+    Report {
+        /// Device, image file or mount point
+        #[arg(value_name = "DEVICE|MOUNTPOINT")]
+        target: PathBuf,
+        /// Users only
+        #[arg(short, long)]
+        user: bool,
+        /// Groups only
+        #[arg(short, long)]
+        group: bool,
+        /// Projects only
+        #[arg(short = 'P', long)]
+        project: bool,
+    },
+    /// Show usage and limits of one user, group or project
+    Get {
+        /// Device, image file or mount point
+        #[arg(value_name = "DEVICE|MOUNTPOINT")]
+        target: PathBuf,
+        #[command(flatten)]
+        who: QuotaWho,
+    },
+    /// Set limits of a user, group or project
+    Set {
+        /// Device, image file or mount point
+        #[arg(value_name = "DEVICE|MOUNTPOINT")]
+        target: PathBuf,
+        #[command(flatten)]
+        who: QuotaWho,
+        #[command(flatten)]
+        limits: QuotaLimits,
+    },
+    /// Set for how long soft limits may be exceeded
+    Grace {
+        /// Device, image file or mount point
+        #[arg(value_name = "DEVICE|MOUNTPOINT")]
+        target: PathBuf,
+        /// Whose limits
+        #[arg(value_name = "TYPE")]
+        of: QuotaKind,
+        /// Seconds for space
+        #[arg(long, value_name = "SECONDS")]
+        space: Option<u32>,
+        /// Seconds for inodes
+        #[arg(long, value_name = "SECONDS")]
+        inodes: Option<u32>,
+    },
+}
+
+/// A type of quota.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum QuotaKind {
+    User,
+    Group,
+    Project,
+}
+
+impl QuotaKind {
+    pub fn parse(self) -> QuotaType {
+        match self {
+            Self::User => QuotaType::User,
+            Self::Group => QuotaType::Group,
+            Self::Project => QuotaType::Project,
+        }
+    }
+}
+
+/// Whose quota.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct QuotaWho {
+    /// User, by name or number
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Group, by name or number
+    #[arg(short, long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Number of a project
+    #[arg(short = 'P', long, value_name = "NUMBER")]
+    pub project: Option<u32>,
+}
+
+/// Limits to set.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct QuotaLimits {
+    /// Space that may be exceeded for a time (10M, 3G); 0 for no limit
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub space_soft: Option<u64>,
+    /// Space that is never exceeded; 0 for no limit
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub space_hard: Option<u64>,
+    /// Number of inodes that may be exceeded for a time; 0 for no limit
+    #[arg(long, value_name = "NUMBER")]
+    pub inodes_soft: Option<u64>,
+    /// Number of inodes that is never exceeded; 0 for no limit
+    #[arg(long, value_name = "NUMBER")]
+    pub inodes_hard: Option<u64>,
 }
 
 /// Which structure to show.

@@ -3,6 +3,7 @@
 
 mod cli;
 mod inspect;
+mod quota;
 mod reader;
 mod volume;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.noun {
         Noun::Volume(verb) => volume::run(verb, cli.style())?,
+        Noun::Quota(verb) => quota::run(verb, cli.style())?,
         Noun::Inspect(verb) => return inspect::run(verb, cli.style()),
         Noun::Completions { shell } => {
             let mut script = Vec::new();

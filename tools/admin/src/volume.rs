@@ -147,7 +147,7 @@ fn text(info: &Info, style: Style) -> Vec<(&'static str, String)> {
 }
 
 /// The device behind a mount point, or `target` itself.
-fn device_of(target: &Path) -> Result<PathBuf, Failure> {
+pub fn device_of(target: &Path) -> Result<PathBuf, Failure> {
     let failed =
         |e: &std::io::Error| Failure::new(format!("cannot look at {}: {e}", target.display()));
     if !std::fs::metadata(target).map_err(|e| failed(&e))?.is_dir() {

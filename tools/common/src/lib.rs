@@ -12,6 +12,7 @@ pub mod logging;
 pub mod mounts;
 pub mod output;
 pub mod progress;
+pub mod quotactl;
 pub mod report;
 pub mod size;
 pub mod superblock;

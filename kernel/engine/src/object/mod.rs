@@ -6,5 +6,6 @@ pub mod dir;
 pub mod extent;
 pub mod inode;
 pub mod quota;
+pub mod quota_file;
 pub mod rename;
 pub mod xattr;

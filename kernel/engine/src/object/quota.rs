@@ -314,7 +314,8 @@ impl Fs {
     }
 
     /// What a file will count for in addition when blocks `from..to` of it are written or allocated
-    /// and its size is at least `size` afterwards, in bytes.
+    /// and its size is at least `size` afterwards, in bytes. Allocating leaves nothing in the inode,
+    /// whatever the size: that is size `u64::MAX`.
     ///
     /// # Errors
     /// As [`Fs::map`], [`Fs::getattr`].
