@@ -30,7 +30,8 @@ of_help fsck.aegisfs | compare fsck.aegisfs.8
 of_help aegisfs-fuse | compare aegisfs-fuse.8
 {
 	of_help aegisfs
-	for command in "volume info" "volume label" "inspect superblock" "inspect chunks" "inspect trees" \
+	for command in "volume info" "volume label" "quota report" "quota get" "quota set" "quota grace" \
+		"inspect superblock" "inspect chunks" "inspect trees" \
 		"inspect journal" "inspect extents" completions; do
 		grep -q "^.SS aegisfs $command" "$man/aegisfs.8" || fail "aegisfs.8 lacks $command"
 		# shellcheck disable=SC2086
@@ -38,7 +39,7 @@ of_help aegisfs-fuse | compare aegisfs-fuse.8
 	done
 } | compare aegisfs.8
 # And no command that the page does not name.
-commands=$(for noun in volume inspect; do
+commands=$(for noun in volume quota inspect; do
 	aegisfs $noun --help | sed -nE '/^Commands:/,/^$/s/^  ([a-z]+) .*/\1/p' | grep -v '^help$' | sed "s/^/$noun /"
 done)
 while read -r command; do

@@ -4,7 +4,7 @@
 //! `docs/man/aegisfs.5` describes them; an unknown option is an error, because an option that is
 //! silently ignored is a promise broken.
 
-use aegisfs_engine::{ErrorPolicy, MountOptions};
+use aegisfs_engine::{ErrorPolicy, MountOptions, QuotaType, QuotaTypes};
 use aegisfs_tools::size;
 use nix::mount::MsFlags;
 
@@ -37,6 +37,8 @@ pub struct Plan {
     pub nodiratime: bool,
     /// Changes of directories are durable when they return.
     pub sync_directories: bool,
+    /// Types of quota whose limits bind.
+    pub quota: QuotaTypes,
 }
 
 impl Default for Plan {
@@ -49,6 +51,7 @@ impl Default for Plan {
             atime: Atime::default(),
             nodiratime: false,
             sync_directories: false,
+            quota: 0,
         }
     }
 }
@@ -106,6 +109,7 @@ impl Plan {
         for option in arguments.iter().flat_map(|a| split(a)) {
             plan.apply(&option)?;
         }
+        plan.engine.quota = plan.quota != 0;
         plan.engine.read_only = plan.flags.contains(MsFlags::MS_RDONLY);
         if plan.engine.no_recovery && !plan.engine.read_only {
             return Err(
@@ -133,6 +137,10 @@ impl Plan {
             ("discard", None) => self.engine.discard = true,
             ("nodiscard", None) => self.engine.discard = false,
             ("norecovery" | "noload", None) => self.engine.no_recovery = true,
+            ("usrquota" | "uquota" | "quota", None) => self.quota |= QuotaType::User.bit(),
+            ("grpquota" | "gquota", None) => self.quota |= QuotaType::Group.bit(),
+            ("prjquota" | "pquota", None) => self.quota |= QuotaType::Project.bit(),
+            ("noquota", None) => self.quota = 0,
             ("allow_other", None) => self.allow_other = Some(true),
             ("commit", Some(value)) => self.engine.commit_secs = seconds(value)?,
             ("cache", Some(value)) => self.engine.cache_bytes = bytes(value)?,
@@ -225,6 +233,10 @@ mod tests {
         assert!(plan.engine.read_only && plan.engine.no_recovery && plan.engine.discard);
         assert_eq!(plan.engine.errors, ErrorPolicy::Continue);
         assert_eq!(plan.engine.commit_secs, 30);
+        assert!(!plan.engine.quota);
+        let plan = parse("usrquota,prjquota").unwrap();
+        assert_eq!((plan.quota, plan.engine.quota), (5, true));
+        assert_eq!(parse("gquota,noquota").unwrap().quota, 0);
         assert_eq!(plan.engine.cache_bytes, 16 << 20);
         assert_eq!(plan.fsname.as_deref(), Some("a,b"));
         assert_eq!(plan.allow_other, Some(true));

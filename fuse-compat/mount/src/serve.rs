@@ -89,6 +89,7 @@ fn open(path: &Path, plan: &Plan) -> Result<Box<Fs>, Failure> {
     device
         .into_pool()
         .and_then(|pool| Fs::mount(pool, plan.engine))
+        .and_then(|fs| fs.quota_enforce(plan.quota).map(|()| fs))
         .map_err(|e| report::engine(format!("cannot mount {}", path.display()), e))
 }
 

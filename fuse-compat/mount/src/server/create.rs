@@ -5,7 +5,7 @@ use super::acl::{self, Acl};
 use super::refusal::Result;
 use super::Server;
 use crate::wire::request::Request;
-use aegisfs_engine::{Attr, Error, NewInode, MODE_DIR, MODE_SYMLINK, MODE_TYPE};
+use aegisfs_engine::{Attr, Error, NewInode, Owner, MODE_DIR, MODE_SYMLINK, MODE_TYPE};
 use aegisfs_platform::Vec as EngineVec;
 
 const SETGID: u32 = 0o2000;
@@ -86,6 +86,13 @@ impl Server {
                 new.mode |= SETGID;
             }
         }
+        let owner = Owner {
+            uid: new.uid,
+            gid: new.gid,
+            project: new.project,
+        };
+        let create =
+            |new: &NewInode<'_>| self.within_quota(maker.uid, &owner, 0, 1, || create(new));
         let inherited = if maker.is(MODE_SYMLINK) {
             None
         } else {

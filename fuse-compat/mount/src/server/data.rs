@@ -5,7 +5,7 @@ use super::guard;
 use super::refusal::{Refusal, Result};
 use super::Server;
 use crate::wire::payload::Payload;
-use aegisfs_engine::{Error, Mapping, BLOCK_SHIFT, BLOCK_SIZE};
+use aegisfs_engine::{Attr, Error, Mapping, BLOCK_SHIFT, BLOCK_SIZE};
 use std::cell::RefCell;
 
 /// Blocks asked for in one step of a search for data or holes.
@@ -44,28 +44,49 @@ impl Server {
     }
 
     /// Writes; gives the number of bytes that fit. `kill`: the writer may not keep set-id bits.
-    pub fn write_file(&self, ino: u64, offset: u64, data: &[u8], kill: bool) -> Result<usize> {
+    pub fn write_file(
+        &self,
+        caller: u32,
+        ino: u64,
+        offset: u64,
+        data: &[u8],
+        kill: bool,
+    ) -> Result<usize> {
         if kill {
             self.clear_set_id(ino)?;
         }
         self.inodes.written(ino);
-        match self.fs.write(ino, offset, data) {
+        match self.write_within(caller, ino, offset, data) {
             Ok(()) => Ok(data.len()),
-            Err(Error::NoSpace) => self.write_what_fits(ino, offset, data),
+            Err(Error::NoSpace | Error::Quota) => self.write_what_fits(caller, ino, offset, data),
             Err(e) => Err(e.into()),
         }
     }
 
-    /// The volume is nearly full: writes block by block, up to where it is.
-    fn write_what_fits(&self, ino: u64, offset: u64, data: &[u8]) -> Result<usize> {
+    fn write_within(
+        &self,
+        caller: u32,
+        ino: u64,
+        offset: u64,
+        data: &[u8],
+    ) -> aegisfs_engine::Result<()> {
+        let end = offset.saturating_add(data.len() as u64);
+        let blocks = offset >> BLOCK_SHIFT..end.div_ceil(BLOCK_SIZE as u64);
+        self.growing(caller, ino, blocks, end, || {
+            self.fs.write(ino, offset, data)
+        })
+    }
+
+    /// The volume, or a quota, is nearly full: writes block by block, up to where it is.
+    fn write_what_fits(&self, caller: u32, ino: u64, offset: u64, data: &[u8]) -> Result<usize> {
         let mut written = 0;
         while written < data.len() {
             let at = offset.checked_add(written as u64).ok_or(Refusal::INVALID)?;
             let in_block = usize::try_from(at % BLOCK_SIZE as u64).unwrap_or(0);
             let len = (BLOCK_SIZE - in_block).min(data.len() - written);
-            match self.fs.write(ino, at, &data[written..written + len]) {
+            match self.write_within(caller, ino, at, &data[written..written + len]) {
                 Ok(()) => written += len,
-                Err(Error::NoSpace) if written > 0 => break,
+                Err(Error::NoSpace | Error::Quota) if written > 0 => break,
                 Err(e) => return Err(e.into()),
             }
         }
@@ -77,14 +98,14 @@ impl Server {
         guard::may_change(&self.fs.getattr(ino)?)?;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => {
-                self.fs.fallocate(ino, offset, len, keep_size)?;
+                self.allocate_within(caller, ino, offset, len, keep_size)?;
             }
             libc::FALLOC_FL_PUNCH_HOLE if keep_size => {
                 self.fs.punch(ino, offset, len)?;
             }
             libc::FALLOC_FL_ZERO_RANGE => {
                 self.fs.punch(ino, offset, len)?;
-                self.fs.fallocate(ino, offset, len, keep_size)?;
+                self.allocate_within(caller, ino, offset, len, keep_size)?;
             }
             _ => return Err(Refusal::UNSUPPORTED),
         }
@@ -93,6 +114,21 @@ impl Server {
             self.clear_set_id(ino)?;
         }
         Ok(())
+    }
+
+    fn allocate_within(
+        &self,
+        caller: u32,
+        ino: u64,
+        offset: u64,
+        len: u64,
+        keep_size: bool,
+    ) -> aegisfs_engine::Result<Attr> {
+        let end = offset.saturating_add(len);
+        let blocks = offset >> BLOCK_SHIFT..end.div_ceil(BLOCK_SIZE as u64);
+        self.growing(caller, ino, blocks, u64::MAX, || {
+            self.fs.fallocate(ino, offset, len, keep_size)
+        })
     }
 
     /// `SEEK_DATA` and `SEEK_HOLE`. What is allocated but unwritten reads as zeros: a hole.
@@ -143,7 +179,7 @@ impl Server {
                 if read == 0 {
                     return Ok(0);
                 }
-                self.write_file(to.0, write_at, &buffer[..read], false)
+                self.write_file(caller, to.0, write_at, &buffer[..read], false)
             });
             match done {
                 Ok(0) => break,

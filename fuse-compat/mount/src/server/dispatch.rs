@@ -175,7 +175,7 @@ impl Server {
             op::STATX => put_statx(out, &self.fs.getattr(r.node)?),
             op::SETATTR => {
                 let (changes, kill) = read_changes(&mut b)?;
-                put_attr_reply(out, &self.change(kill, r.node, &changes)?);
+                put_attr_reply(out, &self.change(r.uid, kill, r.node, &changes)?);
             }
             op::STATFS => self.put_statfs(out),
             op::SETXATTR => {
@@ -232,7 +232,7 @@ impl Server {
                 let (offset, size, flags) = (b.u64()?, b.u32()?, b.u32()?);
                 b.skip(16)?;
                 let kill = flags & WRITE_KILL_SUIDGID != 0;
-                let written = self.write_file(r.node, offset, b.data(size)?, kill)?;
+                let written = self.write_file(r.uid, r.node, offset, b.data(size)?, kill)?;
                 put_written(out, written)?;
             }
             op::FSYNC | op::SYNCFS => self.sync()?,

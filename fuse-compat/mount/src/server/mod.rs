@@ -22,6 +22,7 @@ mod fileattr;
 mod guard;
 mod inodes;
 mod names;
+mod quota;
 mod refusal;
 mod setattr;
 mod xattr;

@@ -3,9 +3,10 @@
 
 use super::acl::{self, Acl};
 use super::guard;
+use super::quota::exempt;
 use super::refusal::Result;
 use super::Server;
-use aegisfs_engine::{Attr, Error, SetAttr, Time, MODE_FILE, MODE_TYPE};
+use aegisfs_engine::{Attr, Error, Owner, SetAttr, Time, MODE_FILE, MODE_TYPE};
 use aegisfs_platform::Vec as EngineVec;
 
 const SETUID: u32 = 0o4000;
@@ -38,7 +39,7 @@ fn without_set_id(mode: u32) -> u32 {
 
 impl Server {
     /// Changes attributes. `kill`: who changes the size may not keep set-id bits.
-    pub fn change(&self, kill: bool, ino: u64, changes: &Changes) -> Result<Attr> {
+    pub fn change(&self, caller: u32, kill: bool, ino: u64, changes: &Changes) -> Result<Attr> {
         let before = self.fs.getattr(ino)?;
         let owner_or_mode =
             changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some();
@@ -67,7 +68,7 @@ impl Server {
         }
         let mut attr = before;
         if let Some(size) = changes.size {
-            attr = self.fs.truncate(ino, size)?;
+            attr = self.growing(caller, ino, 0..0, size, || self.fs.truncate(ino, size))?;
             self.inodes.written(ino);
         }
         if let Some(mode) = changes.mode {
@@ -79,7 +80,16 @@ impl Server {
             || set.mtime.is_some()
             || set.ctime.is_some()
         {
-            attr = self.fs.setattr(ino, &set)?;
+            let owner = Owner {
+                uid: set.uid.unwrap_or(attr.uid),
+                gid: set.gid.unwrap_or(attr.gid),
+                project: attr.project,
+            };
+            let free = exempt(caller);
+            let change = || self.fs.setattr(ino, &set);
+            attr = self
+                .fs
+                .with_quota_of_new_owner(&attr, &owner, free, change)?;
         }
         Ok(attr)
     }
