@@ -13,7 +13,7 @@ use crate::generate::{Generator, Profile};
 use crate::model::Model;
 use crate::ops::{Data, Op};
 use crate::rng::{hash_bytes, Rng};
-use crate::volume::{disk_over, is_full, mount, new_volume, Shape};
+use crate::volume::{counts, disk_over, is_full, mount, new_volume, Shape};
 use aegisfs_engine::{Error, Fs, NewInode, MODE_FILE, ROOT_INO};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -172,7 +172,7 @@ fn record(config: &Config, next: Source<'_>) -> Result<Recording, String> {
     let discard = config.seed % 2 == 0;
     let mut fs = Arc::from(mount(&disk, discard).map_err(|e| format!("first mount: {e}"))?);
     disk.set_faults(faults, config.seed);
-    let mut model = Model::new();
+    let mut model = Model::new(counts(config.seed));
     let mut r = Recording {
         base,
         events: vec![],

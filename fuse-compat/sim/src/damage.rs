@@ -8,7 +8,7 @@ use crate::generate::{Generator, Profile};
 use crate::model::Model;
 use crate::ops::Op;
 use crate::rng::Rng;
-use crate::volume::{disk_over, mount, new_volume, Shape};
+use crate::volume::{counts, disk_over, mount, new_volume, Shape};
 use aegisfs_engine::format::bytes::{get_u32, put_u32, seal};
 use aegisfs_engine::format::chunk::{check_page, ChunkEntry, BITMAP_MAGIC, ENTRIES, TABLE_MAGIC};
 use aegisfs_engine::format::journal::JOURNAL_MAGIC;
@@ -166,7 +166,7 @@ fn original(seed: u64, node_size: u32, clean: bool) -> Result<Original, String> 
         look: 0,
     };
     let mut generator = Generator::new(seed, profile);
-    let mut model = Model::new();
+    let mut model = Model::new(counts(seed));
     for n in 0..1500 {
         let op = generator.next(&model);
         if model.run(&op) != op.run(&fs) {

@@ -5,7 +5,7 @@ use crate::model::{Body, Model};
 use crate::ops::{Data, New, Op};
 use crate::rng::Rng;
 use aegisfs_engine::{
-    RenameMode, Time, XattrMode, BLOCK_SIZE, MODE_BLOCK, MODE_DIR, MODE_FIFO, MODE_FILE,
+    QuotaType, RenameMode, Time, XattrMode, BLOCK_SIZE, MODE_BLOCK, MODE_DIR, MODE_FIFO, MODE_FILE,
     MODE_SYMLINK, MODE_TYPE, ROOT_INO,
 };
 
@@ -228,6 +228,14 @@ impl Generator {
         }
         if r < p.durable + p.look {
             return self.look(model);
+        }
+        if self.rng.chance(1, 40) {
+            let r = &mut self.rng;
+            return Op::SetQuota {
+                of: QuotaType::ALL[r.index(3)],
+                id: r.below(5) as u32,
+                space_hard: r.below(3) << 20,
+            };
         }
         let crowded = model.inodes.len() > p.inodes;
         match self.rng.below(100) {

@@ -7,7 +7,7 @@
 
 use crate::rng::{hash_bytes, mix};
 use aegisfs_engine::{
-    file_type, Attr, Error, Fs, Mapping, Result, Time, BLOCK_SIZE, MODE_DIR, MODE_FILE,
+    file_type, Attr, Error, Fs, Mapping, QuotaType, Result, Time, BLOCK_SIZE, MODE_DIR, MODE_FILE,
     MODE_SYMLINK, MODE_TYPE, ROOT_INO,
 };
 use std::collections::BTreeMap;
@@ -217,18 +217,14 @@ pub struct Model {
     pub inodes: BTreeMap<u64, Arc<Inode>>,
     /// Number of the next inode.
     pub next_ino: u64,
-}
-
-impl Default for Model {
-    fn default() -> Self {
-        Self::new()
-    }
+    /// Hard limits of space by type and identifier, if the volume counts usage.
+    pub limits: Option<BTreeMap<(QuotaType, u32), u64>>,
 }
 
 impl Model {
-    /// An empty volume.
+    /// An empty volume, which counts usage for quota or does not.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(counts: bool) -> Self {
         let root = Inode {
             mode: MODE_DIR | 0o755,
             uid: 0,
@@ -245,6 +241,7 @@ impl Model {
         Self {
             inodes: BTreeMap::from([(ROOT_INO, Arc::new(root))]),
             next_ino: ROOT_INO + 1,
+            limits: counts.then(BTreeMap::new),
         }
     }
 
@@ -307,7 +304,18 @@ impl Model {
         self.inodes
             .iter()
             .filter(|(_, i)| i.nlink > 0)
-            .fold(0u64, |h, (ino, i)| h.wrapping_add(i.hash(*ino)))
+            .fold(self.hash_limits(), |h, (ino, i)| {
+                h.wrapping_add(i.hash(*ino))
+            })
+    }
+
+    fn hash_limits(&self) -> u64 {
+        let all = self.limits.iter().flatten();
+        all.fold(0, |h, ((of, id), n)| {
+            h.wrapping_add(mix(
+                mix(*of as u64 + 1).wrapping_add(u64::from(*id)) ^ mix(*n)
+            ))
+        })
     }
 
     /// The digest if inode `ino` were `changed`.
@@ -329,6 +337,7 @@ impl Model {
         let mut model = Self {
             inodes: BTreeMap::new(),
             next_ino: 0,
+            limits: read_limits(fs)?,
         };
         let mut todo = vec![ROOT_INO];
         while let Some(ino) = todo.pop() {
@@ -371,9 +380,29 @@ impl Model {
                 _ => {}
             }
         }
+        if self.limits != other.limits {
+            out.push(format!("limits {:?} / {:?}", self.limits, other.limits));
+        }
         out.truncate(12);
         out
     }
+}
+
+fn read_limits(fs: &Fs) -> Result<Option<BTreeMap<(QuotaType, u32), u64>>> {
+    if !fs.quota_state().counted {
+        return Ok(None);
+    }
+    let mut limits = BTreeMap::new();
+    for of in QuotaType::ALL {
+        let mut from = 0;
+        while let Some((id, q)) = fs.quota_next(of, from)? {
+            if q.space_hard > 0 {
+                limits.insert((of, id), q.space_hard);
+            }
+            from = id + 1;
+        }
+    }
+    Ok(Some(limits))
 }
 
 fn describe(i: &Inode) -> String {

@@ -4,9 +4,9 @@
 use crate::model::{Body, Content, Inode, Model};
 use crate::rng::Rng;
 use aegisfs_engine::{
-    Attr, Error, Fs, NewInode, RenameMode, Result, SetAttr, Time, XattrMode, BLOCK_SIZE,
-    FILE_SIZE_MAX, LINK_MAX, MODE_CHAR, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE, NAME_MAX,
-    SYMLINK_MAX,
+    Attr, Error, Fs, NewInode, QuotaType, RenameMode, Result, SetAttr, SetQuota, Time, XattrMode,
+    BLOCK_SIZE, FILE_SIZE_MAX, LINK_MAX, MODE_CHAR, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE,
+    NAME_MAX, SYMLINK_MAX,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -121,6 +121,11 @@ pub enum Op {
     RemoveXattr {
         ino: u64,
         name: Vec<u8>,
+    },
+    SetQuota {
+        of: QuotaType,
+        id: u32,
+        space_hard: u64,
     },
     GetAttr {
         ino: u64,
@@ -267,6 +272,13 @@ impl Op {
                 .setxattr(*ino, name, &value.bytes(), *mode)
                 .map(|()| Value::Nothing),
             Self::RemoveXattr { ino, name } => fs.removexattr(*ino, name).map(|()| Value::Nothing),
+            Self::SetQuota { of, id, space_hard } => {
+                let set = SetQuota {
+                    space_hard: Some(*space_hard),
+                    ..SetQuota::default()
+                };
+                fs.set_quota(*of, *id, &set).map(|()| Value::Nothing)
+            }
             Self::Sync => fs.sync().map(|()| Value::Nothing),
             Self::Commit => fs.commit(fs.sequence()).map(|()| Value::Nothing),
             Self::Checkpoint => fs.checkpoint().map(|()| Value::Nothing),
@@ -548,6 +560,15 @@ impl Model {
                 new.project = project.unwrap_or(i.project);
                 *self.inode_mut(*ino)? = new;
                 self.seen(*ino)
+            }
+            Op::SetQuota { of, id, space_hard } => {
+                let limits = self.limits.as_mut().ok_or(Error::Unsupported)?;
+                if *space_hard == 0 {
+                    limits.remove(&(*of, *id));
+                } else {
+                    limits.insert((*of, *id), *space_hard);
+                }
+                Ok(Value::Nothing)
             }
             Op::SetXattr {
                 ino,

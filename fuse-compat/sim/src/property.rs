@@ -6,7 +6,7 @@ use crate::disk::SimDisk;
 use crate::generate::{Generator, Profile};
 use crate::model::{Body, Model};
 use crate::ops::{Op, Value};
-use crate::volume::{disk_over, is_full, mount, new_volume, Shape};
+use crate::volume::{counts, disk_over, is_full, mount, new_volume, Shape};
 use aegisfs_engine::{Error, Fs};
 
 /// One run.
@@ -43,7 +43,7 @@ pub fn run(run: &Run) -> Result<u64, String> {
     let mut state = State {
         fs: mount(&disk, discard).map_err(|e| format!("first mount: {e}"))?,
         disk,
-        model: Model::new(),
+        model: Model::new(counts(run.seed)),
         discard,
         full: 0,
     };

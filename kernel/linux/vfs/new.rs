@@ -133,6 +133,7 @@ unsafe fn store(
         rdev,
         target: wanted.target,
         xattrs: xattrs.get(..attributes.len()).ok_or(ENOSPC)?,
+        project: dir.project_of_new(),
         ..NewInode::default()
     };
     let volume = dir.volume();

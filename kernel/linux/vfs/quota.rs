@@ -130,6 +130,16 @@ impl Inode {
         }
     }
 
+    /// Project of what is made in this directory.
+    pub(super) fn project_of_new(&self) -> u32 {
+        let state = self.state();
+        if state.flags.load(Ordering::Relaxed) & bindings::FS_PROJINHERIT_FL != 0 {
+            state.project.load(Ordering::Relaxed)
+        } else {
+            0
+        }
+    }
+
     /// Begins a write, if limits bind the current task.
     pub(super) fn pin_quota(&self) -> Pin<'_> {
         if !self.volume().fs.quota_enforced() || exempt() {
@@ -246,11 +256,9 @@ impl Inode {
 /// What `statfs` shows in a directory whose files belong to a project: its limits, where they are
 /// lower than what the volume has.
 pub(super) fn limit_statfs(inode: &Inode, all: &mut StatFs, files: &mut [u64; 2]) {
-    let state = inode.state();
-    let project = state.project.load(Ordering::Relaxed);
-    let inherits = state.flags.load(Ordering::Relaxed) & bindings::FS_PROJINHERIT_FL != 0;
+    let project = inode.project_of_new();
     let fs = &inode.volume().fs;
-    if !inherits || project == 0 || !fs.quota_enforced() {
+    if project == 0 || !fs.quota_enforces(QuotaType::Project) {
         return;
     }
     let Ok(quota) = fs.quota(QuotaType::Project, project) else {

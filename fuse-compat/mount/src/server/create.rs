@@ -76,7 +76,7 @@ impl Server {
             gid: maker.gid,
             rdev: maker.rdev,
             target: maker.target,
-            project: parent.project,
+            project: parent.project_of_new(),
             flags: super::fileattr::inherited(parent.flags, maker.is(MODE_DIR)),
             ..NewInode::default()
         };
@@ -89,7 +89,7 @@ impl Server {
         let owner = Owner {
             uid: new.uid,
             gid: new.gid,
-            project: new.project,
+            project: parent.project_of_new(),
         };
         let create =
             |new: &NewInode<'_>| self.within_quota(maker.uid, &owner, 0, 1, || create(new));

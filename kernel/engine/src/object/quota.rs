@@ -313,6 +313,12 @@ impl Fs {
         self.quota_enforced.load(Relaxed) != 0
     }
 
+    /// Limits of this type are enforced.
+    #[must_use]
+    pub fn quota_enforces(&self, of: QuotaType) -> bool {
+        self.quota_enforced.load(Relaxed) & of.bit() != 0
+    }
+
     /// What a file will count for in addition when blocks `from..to` of it are written or allocated
     /// and its size is at least `size` afterwards, in bytes. Allocating leaves nothing in the inode,
     /// whatever the size: that is size `u64::MAX`.
