@@ -6,6 +6,7 @@
 #include <linux/mm.h>
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/writeback.h>
 
@@ -311,6 +312,16 @@ void aegisfs_file_opened(struct file *file)
 void aegisfs_file_accessed(struct file *file)
 {
 	file_accessed(file);
+}
+
+bool aegisfs_file_is_sync(const struct file *file)
+{
+	return (file->f_flags & O_DSYNC) || IS_SYNC(file_inode(file));
+}
+
+bool aegisfs_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
 }
 
 struct dentry *aegisfs_file_dentry(struct file *file)

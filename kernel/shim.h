@@ -86,6 +86,8 @@ bool		aegisfs_dir_emit(struct dir_context *ctx, const char *name, int len, u64 i
 ssize_t		aegisfs_generic_write_sync(struct kiocb *iocb, ssize_t count);
 void		aegisfs_file_opened(struct file *file);
 void		aegisfs_file_accessed(struct file *file);
+bool		aegisfs_file_is_sync(const struct file *file);
+bool		aegisfs_fatal_signal_pending(void);
 struct dentry  *aegisfs_file_dentry(struct file *file);
 int		aegisfs_finish_open_simple(struct file *file, int error);
 size_t		aegisfs_iov_iter_count(const struct iov_iter *iter);

@@ -256,6 +256,30 @@ impl Drop for InodeLock<'_> {
     }
 }
 
+/// `i_rwsem` and `invalidate_lock` of two files, or of one, held exclusively.
+#[must_use = "the locks are released when the guard is dropped"]
+pub(crate) struct TwoLocks<'a>(&'a VfsInode, &'a VfsInode);
+
+/// Locks two regular files (or one, given twice) against I/O and page faults.
+pub(crate) fn lock_two<'a>(a: &'a VfsInode, b: &'a VfsInode) -> TwoLocks<'a> {
+    // SAFETY: Alive. The kernel orders the locks by address, and takes those of one file once.
+    unsafe {
+        bindings::lock_two_nondirectories(a.raw(), b.raw());
+        bindings::filemap_invalidate_lock_two(a.mapping(), b.mapping());
+    }
+    TwoLocks(a, b)
+}
+
+impl Drop for TwoLocks<'_> {
+    fn drop(&mut self) {
+        // SAFETY: Held by this task, as the guard exists.
+        unsafe {
+            bindings::filemap_invalidate_unlock_two(self.0.mapping(), self.1.mapping());
+            bindings::unlock_two_nondirectories(self.0.raw(), self.1.raw());
+        }
+    }
+}
+
 /// The mapping's `invalidate_lock`, held.
 #[must_use = "the lock is released when the guard is dropped"]
 pub(crate) struct InvalidateLock<'a> {

@@ -1,22 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Preallocation, holes and zeroed ranges.
+//! Preallocation, holes and zeroed ranges; ranges that are taken out or put in; the end of sharing.
 
-use super::file::inode_of;
+use super::file::{inode_of, is_sync, make_durable};
 use super::inode::Inode;
 use super::map::BLOCK;
+use super::reserve::with_space;
 use crate::linux::ffi::bindings;
 use aegisfs_engine::FILE_SIZE_MAX;
+use aegisfs_platform::NofsScope;
 use kernel::error::{code::*, to_result, Result};
 use kernel::ffi::{c_int, c_long};
 
 const KEEP_SIZE: u32 = bindings::FALLOC_FL_KEEP_SIZE;
 const PUNCH_HOLE: u32 = bindings::FALLOC_FL_PUNCH_HOLE;
 const ZERO_RANGE: u32 = bindings::FALLOC_FL_ZERO_RANGE;
+const UNSHARE_RANGE: u32 = bindings::FALLOC_FL_UNSHARE_RANGE;
+const COLLAPSE_RANGE: u32 = bindings::FALLOC_FL_COLLAPSE_RANGE;
+const INSERT_RANGE: u32 = bindings::FALLOC_FL_INSERT_RANGE;
 
 enum What {
     Allocate,
     Punch,
     Zero,
+    Unshare,
+    Collapse,
+    Insert,
 }
 
 pub(super) unsafe extern "C" fn fallocate(
@@ -30,10 +38,19 @@ pub(super) unsafe extern "C" fn fallocate(
         0 => What::Allocate,
         PUNCH_HOLE if keep_size => What::Punch,
         ZERO_RANGE => What::Zero,
+        UNSHARE_RANGE => What::Unshare,
+        COLLAPSE_RANGE if !keep_size => What::Collapse,
+        INSERT_RANGE if !keep_size => What::Insert,
         _ => return EOPNOTSUPP.to_errno() as c_long,
     };
     // SAFETY: The VFS passes a file that is open for writing, and a range that it has checked.
-    let result = unsafe { run(file, what, keep_size, offset as u64, len as u64) };
+    let result = unsafe {
+        let done = run(file, what, keep_size, offset as u64, len as u64);
+        match done {
+            Ok(()) if is_sync(file) => make_durable(inode_of(file)),
+            done => done,
+        }
+    };
     match result {
         Ok(()) => 0,
         Err(e) => e.to_errno() as c_long,
@@ -59,6 +76,9 @@ unsafe fn run(
     inode.wait_for_direct_io();
     // SAFETY: By contract; locked.
     to_result(unsafe { bindings::file_modified(file) })?;
+    if let What::Collapse | What::Insert = what {
+        return shift(inode, matches!(what, What::Insert), offset, len);
+    }
     let size = inode.size();
     let grows = !keep_size && end > size;
     if grows {
@@ -70,7 +90,10 @@ unsafe fn run(
     if let What::Punch | What::Zero = what {
         punch(inode, offset, end)?;
     }
-    if let What::Allocate | What::Zero = what {
+    if let What::Unshare = what {
+        unshare(inode, offset, end)?;
+    }
+    if let What::Allocate | What::Zero | What::Unshare = what {
         let attr = {
             let mut content = inode.state().commit.lock();
             // Before it has: content must not be moved into the inode meanwhile.
@@ -116,6 +139,61 @@ fn punch(inode: &Inode, offset: u64, end: u64) -> Result {
     };
     let attr = attr.map_err(|e| volume.errno(e))?;
     inode.content_changed(&attr);
+    Ok(())
+}
+
+/// Gives a range blocks of its own where it shares them. The content stays, and with it its pages.
+fn unshare(inode: &Inode, offset: u64, end: u64) -> Result {
+    let volume = inode.volume();
+    inode.before_growth()?;
+    let _faults = inode.invalidate_lock();
+    inode.write_and_wait(offset, end.saturating_sub(1))?;
+    with_space(inode, || {
+        let _nofs = NofsScope::enter();
+        let _content = inode.state().commit.lock();
+        let attr = volume
+            .fs
+            .unshare_range(inode.ino(), offset, end.saturating_sub(offset));
+        inode.content_changed(&attr.map_err(|e| volume.errno(e))?);
+        Ok(())
+    })
+}
+
+/// Takes a range out, or puts one in: from its start on everything is written first, and nothing stays
+/// in the page cache.
+fn shift(inode: &Inode, insert: bool, offset: u64, len: u64) -> Result {
+    let volume = inode.volume();
+    let size = inode.size();
+    if (offset | len) % BLOCK != 0 || offset >= size {
+        return Err(EINVAL);
+    }
+    if insert {
+        let grown = size.checked_add(len).filter(|s| *s <= FILE_SIZE_MAX);
+        let grown = grown.ok_or(EFBIG)?;
+        // SAFETY: Alive and locked.
+        to_result(unsafe { bindings::inode_newsize_ok(inode.raw(), grown as i64) })?;
+    } else if len >= size - offset {
+        return Err(EINVAL);
+    }
+    inode.before_growth()?;
+    let _faults = inode.invalidate_lock();
+    inode.write_and_wait(offset, FILE_SIZE_MAX - 1)?;
+    inode.drop_pages(offset, FILE_SIZE_MAX - 1);
+    inode.release_reserved(offset / BLOCK..u64::MAX);
+    let _nofs = NofsScope::enter();
+    let attr = {
+        let mut content = inode.state().commit.lock();
+        content.has_blocks = true;
+        // The VFS has noted the time already.
+        if insert {
+            volume.fs.insert_range(inode.ino(), offset, len, None)
+        } else {
+            volume.fs.collapse_range(inode.ino(), offset, len, None)
+        }
+    };
+    let attr = attr.map_err(|e| volume.errno(e))?;
+    inode.content_changed(&attr);
+    inode.set_size(attr.size);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use super::inode::Inode;
 use super::ioctl;
 use super::map::READ_OPS;
 use super::read::{read_folio, readahead};
+use super::remap::remap_file_range;
 use super::reserve::with_space;
 use super::write::{buffered, page_mkwrite};
 use super::writeback::writepages;
@@ -124,6 +125,15 @@ pub(super) fn make_durable(inode: &Inode) -> Result {
         .map_err(|e| volume.errno(e))
 }
 
+/// Whether what is done to the file must be durable before the call returns.
+///
+/// # Safety
+/// `file` is open.
+pub(super) unsafe fn is_sync(file: *mut bindings::file) -> bool {
+    // SAFETY: By contract.
+    unsafe { bindings::aegisfs_file_is_sync(file) }
+}
+
 pub(super) unsafe extern "C" fn fsync(
     file: *mut bindings::file,
     start: i64,
@@ -215,6 +225,7 @@ pub(super) static FILE_OPS: Table<bindings::file_operations> =
         fsync: Some(fsync),
         mmap_prepare: Some(mmap_prepare),
         fallocate: Some(fallocate),
+        remap_file_range: Some(remap_file_range),
         unlocked_ioctl: Some(ioctl::ioctl),
         compat_ioctl: bindings::compat_ptr_ioctl,
         setlease: Some(bindings::generic_setlease),

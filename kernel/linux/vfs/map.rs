@@ -192,10 +192,13 @@ fn report_begin(inode: &Inode, pos: u64, range: Range<u64>, iomap: &mut bindings
         unsafe { bindings::filemap_fdatawait_keep_errors(inode.mapping()) };
     }
     let max = next.unwrap_or(end).saturating_sub(start).max(1);
-    let mapping = volume
+    let (mapping, shared) = volume
         .fs
-        .map(inode.ino(), start, max)
+        .map_shared(inode.ino(), start, max)
         .map_err(|e| volume.errno(e))?;
+    if shared {
+        iomap.flags |= bindings::IOMAP_F_SHARED as u16;
+    }
     match mapping {
         Mapping::Hole { blocks } => {
             set_range(iomap, start, blocks);

@@ -3,7 +3,8 @@
 //!
 //! Locks, outermost first; the engine's own come after all of them:
 //!
-//! 1. `i_rwsem` (the VFS takes it for directories; `file`, `attr` and `fallocate` for files)
+//! 1. `i_rwsem` (the VFS takes it for directories; `file`, `attr`, `fallocate` and `remap` for files, the
+//!    last one of two, in the order of their addresses, then both `invalidate_lock`s in that order)
 //! 2. the mapping's `invalidate_lock`
 //! 3. folio locks
 //! 4. an inode's commit lock (`inode::State::commit`)
@@ -32,6 +33,7 @@ mod options;
 mod quota;
 mod quota_file;
 mod read;
+mod remap;
 mod reserve;
 mod superblock;
 mod volume;

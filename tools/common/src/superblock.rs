@@ -2,7 +2,9 @@
 //! Finding an AegisFS superblock on a device without mounting it.
 
 use crate::device::FileDevice;
-use aegisfs_engine::format::superblock::{SuperFault, Superblock, RO_COMPAT_QUOTA};
+use aegisfs_engine::format::superblock::{
+    SuperFault, Superblock, INCOMPAT_SHARED, INCOMPAT_SHIFT, RO_COMPAT_QUOTA,
+};
 use aegisfs_engine::{BlockDevice, BLOCK_SIZE};
 
 /// One of the four places of a superblock, and what stands there.
@@ -80,12 +82,18 @@ pub fn label(superblock: &Superblock) -> &[u8] {
     &superblock.label[..end.unwrap_or(superblock.label.len())]
 }
 
-/// Names of the features that a volume has, of those that can be chosen.
+/// Names of the features that a volume has.
 #[must_use]
 pub fn features(superblock: &Superblock) -> Vec<&'static str> {
     let mut names = Vec::new();
     if superblock.ro_compat & RO_COMPAT_QUOTA != 0 {
         names.push("quota");
+    }
+    if superblock.incompat & INCOMPAT_SHARED != 0 {
+        names.push("shared-extents");
+    }
+    if superblock.incompat & INCOMPAT_SHIFT != 0 {
+        names.push("shift");
     }
     names
 }

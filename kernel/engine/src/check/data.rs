@@ -3,7 +3,7 @@
 
 use super::problem::Problem;
 use super::usage::Marked;
-use super::Checker;
+use super::{shared, Checker};
 use crate::error::Result;
 use crate::format::key::Key;
 use crate::format::record::{extent_sum, Extent, ExtentKind};
@@ -62,9 +62,17 @@ pub fn extent(cx: &mut Checker<'_>, own: &mut Extents, key: Key, value: &[u8]) -
         })?;
     }
     let mut inside = true;
-    for addr in e.replicas() {
+    let counted = match e.kind {
+        ExtentKind::Data => shared::extent(cx, &e, &key)?,
+        ExtentKind::Unwritten => None,
+    };
+    for (i, addr) in e.replicas().enumerate() {
         cx.summary.data_blocks += u64::from(e.blocks);
-        match cx.usage.mark(cx.pool, addr, e.blocks)? {
+        let marked = match counted.and_then(|c| c.get(i).copied()) {
+            Some(marked) => marked,
+            None => cx.usage.mark(cx.pool, addr, e.blocks)?,
+        };
+        match marked {
             Marked::New => {}
             Marked::Shared(blocks) => cx.report(&Problem::BlocksShared {
                 block: addr,

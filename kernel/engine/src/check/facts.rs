@@ -11,7 +11,7 @@ impl Problem {
     /// Code, severity, and when it is repaired, if it can be.
     #[allow(clippy::too_many_lines)] // a table
     const fn facts(&self) -> (&'static str, Severity, Option<Stage>) {
-        use Stage::{Copies, Counters, Cut, Inodes, Names, Space};
+        use Stage::{Copies, Counters, Cut, Inodes, Names, Shared, Space};
         match self {
             Self::SuperblockCopy { clean: false, .. } => {
                 ("superblock-copy-bad", Note, Some(Copies))
@@ -36,6 +36,14 @@ impl Problem {
             Self::NodeBounds { .. } => ("node-bounds", Error, None),
             Self::NodeBirth { .. } => ("node-birth", Error, None),
             Self::BlocksShared { .. } => ("blocks-shared", Error, None),
+            Self::SharedRecord { .. } => ("shared-record", Error, Some(Shared)),
+            // Too high a count only keeps space from being freed.
+            Self::SharedCount { found, counted, .. } if *found > *counted => {
+                ("shared-count", Warning, Some(Shared))
+            }
+            Self::SharedCount { .. } => ("shared-count", Error, Some(Shared)),
+            Self::SharedUnused { .. } => ("shared-unused", Warning, Some(Shared)),
+            Self::SharedFlag { .. } => ("shared-flag", Error, Some(Shared)),
             Self::RecordInvalid { .. } => ("record-invalid", Error, None),
             Self::RecordUnknown { .. } => ("record-unknown", Error, None),
             Self::QuotaRecord { .. } => ("quota-record", Error, Some(Counters)),
@@ -128,7 +136,12 @@ impl Problem {
             Self::JournalDamaged { .. } => Object::Journal,
             Self::BlocksLeaked { block, .. }
             | Self::BlocksUnmarked { block, .. }
-            | Self::BlocksShared { block, .. } => Object::Blocks { block },
+            | Self::BlocksShared { block, .. }
+            | Self::SharedCount { block, .. }
+            | Self::SharedUnused { block, .. } => Object::Blocks { block },
+            Self::SharedRecord { .. } => Object::Tree {
+                tree: crate::format::key::POOL_TREE,
+            },
             Self::NodeCopy { tree, block, .. }
             | Self::NodeLost { tree, block, .. }
             | Self::NodeBounds { tree, block, .. }
@@ -138,6 +151,7 @@ impl Problem {
             }
             Self::InodeMissing { ino, .. }
             | Self::InodeMode { ino, .. }
+            | Self::SharedFlag { ino, .. }
             | Self::LinkCount { ino, .. }
             | Self::BlockCount { ino, .. }
             | Self::DataBeyondEnd { ino, .. }
@@ -256,6 +270,26 @@ impl fmt::Display for Problem {
                 f,
                 "{blocks} blocks from here on are used a second time, by inode {object} of tree {tree}"
             ),
+            Self::SharedRecord { key } => write!(
+                f,
+                "the record of shared blocks at {} cannot be decoded or overlaps another",
+                key.offset
+            ),
+            Self::SharedCount {
+                blocks,
+                found,
+                counted,
+                ..
+            } => write!(
+                f,
+                "{blocks} blocks from here on: {found} references noted, {counted} found"
+            ),
+            Self::SharedUnused { blocks, .. } => {
+                write!(f, "{blocks} blocks from here on are noted as shared, but nothing uses them")
+            }
+            Self::SharedFlag { block, .. } => {
+                write!(f, "the extent at block {block} is shared, but not noted so")
+            }
             Self::RecordInvalid { key, .. } => write!(
                 f,
                 "the record ({}, {}, {}) cannot be decoded",
@@ -364,7 +398,7 @@ impl fmt::Display for Problem {
                 f.write_str("noted as being deleted, without a reason")
             }
             Self::Unfinished { .. } => {
-                f.write_str("its deletion or truncation was interrupted; mounting finishes it")
+                f.write_str("its deletion, truncation or move was interrupted; mounting finishes it")
             }
             Self::DataCopy { block, addr, .. } => {
                 write!(f, "block {block}: the copy at {addr} is bad; another copy is good")

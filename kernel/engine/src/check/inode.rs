@@ -8,7 +8,7 @@ use super::walk::Sink;
 use super::{data, xattrs, Checker, Phase};
 use crate::error::Result;
 use crate::format::key::{kind, Key};
-use crate::format::record::{decode_inode, name_cookie, Dirent, COOKIE_SLOTS};
+use crate::format::record::{decode_inode, name_cookie, Dirent, Shift, COOKIE_SLOTS};
 use crate::txn::TREE;
 use crate::types::{
     file_type, Attr, BLOCK_SIZE, MODE_BLOCK, MODE_CHAR, MODE_DIR, MODE_FIFO, MODE_FILE,
@@ -24,6 +24,8 @@ pub struct Inodes {
     pub references: Vec<Reference>,
     /// Inodes with an ORPHAN record, ascending.
     pub orphans: Vec<u64>,
+    /// Inodes with a SHIFT record, ascending.
+    pub shifts: Vec<u64>,
     /// End of the last lost range of keys.
     lost: Option<Key>,
     current: Current,
@@ -36,6 +38,8 @@ pub(super) struct Current {
     pub ino: u64,
     /// Its record.
     pub attr: Option<Attr>,
+    /// Its extents are being moved.
+    pub shifting: bool,
     /// Kinds of records seen, a bit each.
     pub kinds: u32,
     /// Inline content so far, without a gap.
@@ -81,6 +85,7 @@ impl Inodes {
             rows: Rows::new(n)?,
             references: Vec::new(),
             orphans: Vec::new(),
+            shifts: Vec::new(),
             lost: None,
             current: Current::default(),
         })
@@ -95,6 +100,7 @@ impl Inodes {
     fn next_inode(&mut self, cx: &mut Checker<'_>, ino: u64) -> Result<()> {
         let mut done = core::mem::take(&mut self.current);
         self.current.ino = ino;
+        self.current.shifting = self.shifts.binary_search(&ino).is_ok();
         if done.ino == 0 {
             return Ok(());
         }
@@ -153,9 +159,15 @@ impl Inodes {
         Ok(self.references.try_push(reference)?)
     }
 
-    fn special(&mut self, cx: &mut Checker<'_>, key: Key) -> Result<()> {
-        if key.kind == kind::ORPHAN {
-            return Ok(self.orphans.try_push(key.offset)?);
+    fn special(&mut self, cx: &mut Checker<'_>, key: Key, value: &[u8]) -> Result<()> {
+        match key.kind {
+            kind::ORPHAN => return Ok(self.orphans.try_push(key.offset)?),
+            kind::SHIFT if Shift::decode(value).is_some() => {
+                cx.report(&Problem::Unfinished { ino: key.offset })?;
+                return Ok(self.shifts.try_push(key.offset)?);
+            }
+            kind::SHIFT => return cx.report(&Problem::RecordInvalid { tree: TREE, key }),
+            _ => {}
         }
         cx.report(&Problem::RecordUnknown { tree: TREE, key })
     }
@@ -196,7 +208,7 @@ impl Entries {
 impl Sink for Inodes {
     fn record(&mut self, cx: &mut Checker<'_>, key: Key, value: &[u8]) -> Result<()> {
         if key.object == 0 {
-            return self.special(cx, key);
+            return self.special(cx, key, value);
         }
         if key.object != self.current.ino {
             self.next_inode(cx, key.object)?;
@@ -343,7 +355,7 @@ fn judge_content(cx: &mut Checker<'_>, attr: &Attr, done: &Current) -> Result<()
         });
     }
     let end = done.extents.data_end().saturating_mul(BLOCK_SIZE as u64);
-    if end > attr.size.next_multiple_of(BLOCK_SIZE as u64) {
+    if end > attr.size.next_multiple_of(BLOCK_SIZE as u64) && !done.shifting {
         cx.report(&Problem::DataBeyondEnd {
             ino,
             size: attr.size,

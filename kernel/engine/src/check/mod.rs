@@ -7,8 +7,8 @@
 //! When a volume cannot be mounted at all, [`diagnose`] says which structure is to blame.
 //!
 //! Memory: one bit for each block of chunks that hold anything (32 MiB per TiB), 32 bytes for each
-//! inode, 16 bytes for each name, 32 bytes for each identifier with a quota, one node per level. Nothing
-//! else grows with the volume.
+//! inode, 16 bytes for each name, 32 bytes for each identifier with a quota, 16 bytes for each extent that
+//! is shared and for each record of a count, one node per level. Nothing else grows with the volume.
 //!
 //! Invariants:
 //! 1. Nothing here trusts what it reads: any image gives problems or an error, never a panic, and
@@ -28,6 +28,7 @@ mod names;
 mod problem;
 mod quota;
 mod repair;
+mod shared;
 mod tables;
 mod usage;
 mod walk;
@@ -166,6 +167,8 @@ pub struct Report {
     /// The figures.
     pub summary: Summary,
     usage: Usage,
+    /// Records of counts as they should be.
+    counts: Vec<shared::Counted>,
 }
 
 impl core::fmt::Debug for Report {
@@ -182,6 +185,7 @@ pub(crate) struct Checker<'a> {
     options: CheckOptions,
     usage: Usage,
     quota: quota::Recount,
+    sharing: shared::Sharing,
     summary: Summary,
     node_blocks: u32,
     /// Last generation that devices can hold.
@@ -228,6 +232,7 @@ impl Fs {
             options,
             usage: Usage::new(&info, header_blocks)?,
             quota: quota::Recount::new(state.quota.on),
+            sharing: shared::Sharing::new(&info, header_blocks)?,
             summary: Summary::default(),
             node_blocks: info.node_size / crate::types::BLOCK_SIZE as u32,
             generation: info.generation,
@@ -240,6 +245,7 @@ impl Fs {
             other => other?,
         }
         Ok(Report {
+            counts: cx.sharing.right()?,
             summary: cx.summary,
             usage: cx.usage,
         })
@@ -257,6 +263,7 @@ fn check_all(cx: &mut Checker<'_>, fs: &Fs, state: &State) -> Result<()> {
     let root: Root = cx.trees.root(TREE)?;
     walk::walk(cx, &root, &mut inodes)?;
     inodes.finish(cx)?;
+    shared::check(cx)?;
     quota::check(cx, &state.quota)?;
     names::check(cx, inodes, subvolume)?;
     free::check(cx, &fs.space)
@@ -267,6 +274,9 @@ struct PoolRecords;
 
 impl Sink for PoolRecords {
     fn record(&mut self, cx: &mut Checker<'_>, key: Key, value: &[u8]) -> Result<()> {
+        if key.kind == kind::SHARED {
+            return shared::record(cx, key, value);
+        }
         if [kind::QUOTA, kind::QUOTA_INFO].contains(&key.kind) {
             return quota::record(cx, key, value);
         }

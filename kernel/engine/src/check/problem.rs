@@ -43,6 +43,8 @@ pub enum Stage {
     Space,
     /// Unreadable nodes are cut out; everything after that needs a new check.
     Cut,
+    /// Counts of shared blocks, before anything is dropped.
+    Shared,
     /// Inodes that are missing are made anew.
     Inodes,
     /// Names.
@@ -216,6 +218,19 @@ pub enum Problem {
         tree: u64,
         object: u64,
     },
+    /// A record of shared blocks cannot be decoded, or overlaps another.
+    SharedRecord { key: Key },
+    /// The number of references to blocks is not the one that their record says.
+    SharedCount {
+        block: u64,
+        blocks: u64,
+        found: u32,
+        counted: u32,
+    },
+    /// A record of shared blocks that no extent leads to.
+    SharedUnused { block: u64, blocks: u64 },
+    /// An extent does not know that its blocks may be shared: dropping it would free them.
+    SharedFlag { ino: u64, block: u64 },
     /// A record cannot be decoded.
     RecordInvalid { tree: u64, key: Key },
     /// A record stands where no record of its kind can.
@@ -306,7 +321,7 @@ pub enum Problem {
     DirectoryLoop { ino: u64, dir: u64 },
     /// A record of an unfinished deletion that there is no reason for.
     OrphanUseless { ino: u64 },
-    /// An inode whose deletion or truncation a crash interrupted; the next mount finishes it.
+    /// An inode whose deletion, truncation or move a crash interrupted; the next mount finishes it.
     Unfinished { ino: u64 },
     /// One copy of a block of data is bad, another is good.
     DataCopy { ino: u64, block: u64, addr: u64 },

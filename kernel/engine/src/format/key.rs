@@ -22,10 +22,14 @@ pub mod kind {
     pub const EXTENT: u8 = 6;
     /// Inode whose deletion or truncation is not finished: (0, ORPHAN, ino).
     pub const ORPHAN: u8 = 7;
+    /// File whose extents are being moved: (0, SHIFT, ino).
+    pub const SHIFT: u8 = 8;
     /// Pool tree: a subvolume and its root: (id, SUBVOLUME, 0).
     pub const SUBVOLUME: u8 = 32;
     /// Pool tree: a range of blocks that only snapshots still hold: (id, DEADLIST, first block).
     pub const DEADLIST: u8 = 33;
+    /// Pool tree: a range of blocks that several extents refer to: (0, SHARED, first block).
+    pub const SHARED: u8 = 34;
     /// Pool tree: usage and limits of a user, group or project: (type, QUOTA, identifier).
     pub const QUOTA: u8 = 35;
     /// Pool tree: grace times of quota: (0, `QUOTA_INFO`, 0).

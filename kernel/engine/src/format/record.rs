@@ -175,11 +175,14 @@ const _: () = assert!(
     super::node::max_value(super::node::NODE_MIN) >= EXTENT_HEADER + 2 * EXTENT_BLOCKS_MAX as usize
 );
 
+/// Flag of an extent: others may refer to its blocks.
+const EXTENT_SHARED: u8 = 1;
+
 /// A file extent: a run of blocks of a file that stands in one run of blocks per replica.
 ///
 /// ```text
 /// 0 blocks u32   4 kind u8 (0 data, 1 unwritten)  5 compression u8 (0)  6 encryption u8 (0)
-/// 7 zero u8      8 birth u64    16 address, 3 x u64 (0: no replica)     40 zero u64
+/// 7 flags u8 (1: may be shared)  8 birth u64    16 address, 3 x u64 (0: no replica)  40 zero u64
 /// 48 CRC32 of each block, u32 (data only)
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +191,8 @@ pub struct Extent {
     pub blocks: u32,
     /// Data or not.
     pub kind: ExtentKind,
+    /// Others may refer to its blocks: the SHARED records say. Data only.
+    pub shared: bool,
     /// Generation in which the blocks were allocated.
     pub birth: u64,
     /// First block of each replica; 0 where there is none.
@@ -206,10 +211,12 @@ impl Extent {
         let e = Self {
             blocks: get_u32(b, 0),
             kind,
+            shared: get_u8(b, 7) == EXTENT_SHARED,
             birth: get_u64(b, 8),
             addr: [get_u64(b, 16), get_u64(b, 24), get_u64(b, 32)],
         };
-        let plain = get_u16(b, 5) == 0 && get_u8(b, 7) == 0 && get_u64(b, 40) == 0;
+        let flags = get_u8(b, 7) == 0 || e.shared && kind == ExtentKind::Data;
+        let plain = get_u16(b, 5) == 0 && flags && get_u64(b, 40) == 0;
         let len = b.len();
         let fits = match kind {
             ExtentKind::Data => {
@@ -230,6 +237,7 @@ impl Extent {
         let mut b = [0; EXTENT_HEADER];
         put_u32(&mut b, 0, self.blocks);
         put_u8(&mut b, 4, u8::from(self.kind == ExtentKind::Unwritten));
+        put_u8(&mut b, 7, u8::from(self.shared) * EXTENT_SHARED);
         put_u64(&mut b, 8, self.birth);
         for (i, a) in self.addr.iter().enumerate() {
             put_u64(&mut b, 16 + 8 * i, *a);
@@ -387,6 +395,87 @@ pub fn encode_deadlist(blocks: u64, birth: u64, death: u64) -> [u8; DEADLIST_LEN
     put_u64(&mut b, 8, birth);
     put_u64(&mut b, 16, death);
     b
+}
+
+/// Bytes of an encoded [`Shared`].
+pub const SHARED_LEN: usize = 16;
+
+/// References to a range of blocks of data: u32 blocks, u32 count (at least 2), u64 zero. The range
+/// lies in one chunk and is that of the first replica; the others are counted with it. Blocks without
+/// a record have one reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// Length.
+    pub blocks: u32,
+    /// References to each of the blocks.
+    pub count: u32,
+}
+
+impl Shared {
+    /// Decodes; `None` for bytes that are none.
+    #[must_use]
+    pub fn decode(b: &[u8]) -> Option<Self> {
+        let s = Self {
+            blocks: get_u32(b, 0),
+            count: get_u32(b, 4),
+        };
+        (b.len() == SHARED_LEN && s.blocks > 0 && s.count >= 2 && get_u64(b, 8) == 0).then_some(s)
+    }
+
+    /// Encodes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; SHARED_LEN] {
+        let mut b = [0; SHARED_LEN];
+        put_u32(&mut b, 0, self.blocks);
+        put_u32(&mut b, 4, self.count);
+        b
+    }
+}
+
+/// Bytes of an encoded [`Shift`].
+pub const SHIFT_LEN: usize = 32;
+
+/// A range that is being taken out of a file, or put into it, by moving the extents behind it:
+/// u8 direction (0: taken out, 1: put in), zero [7], u64 first block, u64 blocks, u64 cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shift {
+    /// A hole is put in; else the range is taken out.
+    pub insert: bool,
+    /// First block of the range.
+    pub at: u64,
+    /// Length in blocks.
+    pub blocks: u64,
+    /// Taking out: extents that began before this block are done. Putting in: extents that began at
+    /// or behind it are done.
+    pub cursor: u64,
+}
+
+impl Shift {
+    /// Decodes; `None` for bytes that are none.
+    #[must_use]
+    pub fn decode(b: &[u8]) -> Option<Self> {
+        let s = Self {
+            insert: get_u8(b, 0) == 1,
+            at: get_u64(b, 8),
+            blocks: get_u64(b, 16),
+            cursor: get_u64(b, 24),
+        };
+        let last = crate::types::FILE_SIZE_MAX / crate::types::BLOCK_SIZE as u64;
+        let fits = s.at <= last && s.blocks > 0 && s.blocks <= last && s.cursor >= s.at;
+        let plain = get_u8(b, 0) <= 1 && get_array::<7>(b, 1) == [0; 7];
+        (b.len() == SHIFT_LEN && fits && plain).then_some(s)
+    }
+
+    /// Encodes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; SHIFT_LEN] {
+        let mut b = [0; SHIFT_LEN];
+        put_u8(&mut b, 0, u8::from(self.insert));
+        put_u64(&mut b, 8, self.at);
+        put_u64(&mut b, 16, self.blocks);
+        put_u64(&mut b, 24, self.cursor);
+        b
+    }
 }
 
 /// Cookie space of names: hash in the upper bits, a number that tells collisions apart below.

@@ -34,8 +34,12 @@ pub const CHUNK_BLOCKS: core::ops::RangeInclusive<u32> = 1024..=262_144;
 /// Most chunks: bounds the table in memory (2^21 chunks of 1 GiB are 2 PiB).
 pub const CHUNKS_MAX: u32 = 1 << 21;
 
-/// Incompatible features that this code knows: none yet beyond the base format.
-pub const INCOMPAT_KNOWN: u64 = 0;
+/// Incompatible feature: extents can be shared (SHARED records, the flag of extents).
+pub const INCOMPAT_SHARED: u64 = 1;
+/// Incompatible feature: moves of extents that take several operations (SHIFT records).
+pub const INCOMPAT_SHIFT: u64 = 2;
+/// Incompatible features that this code knows.
+pub const INCOMPAT_KNOWN: u64 = INCOMPAT_SHARED | INCOMPAT_SHIFT;
 /// Usage is counted for each user, group and project: every writer must keep it.
 pub const RO_COMPAT_QUOTA: u64 = 1;
 /// Features that a writer must know.

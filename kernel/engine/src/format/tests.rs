@@ -305,6 +305,7 @@ fn extents_there_and_back() {
     let e = Extent {
         blocks: 3,
         kind: ExtentKind::Data,
+        shared: true,
         birth: 12,
         addr: [1000, 2000, 0],
     };

@@ -91,7 +91,7 @@ impl Fs {
     }
 
     /// Reads whole blocks into `buf`, as far as one extent or hole goes; gives the bytes read.
-    fn read_run(&self, ino: u64, block: u64, buf: &mut [u8]) -> Result<usize> {
+    pub(super) fn read_run(&self, ino: u64, block: u64, buf: &mut [u8]) -> Result<usize> {
         let guard = self.read_guard();
         let result = self.read_run_guarded(ino, block, buf);
         self.read_done(guard);

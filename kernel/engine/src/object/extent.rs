@@ -9,13 +9,14 @@
 
 use super::dir::touch;
 use super::inode::{block_of, delete_range, free_extent, orphan_key, put_inline};
-use crate::btree::Io;
+use crate::btree::{Io, Walk};
 use crate::error::{Error, Result};
 use crate::format::key::{kind, Key, MAX_REPLICAS};
 use crate::format::record::{
     extent_blocks_max, extent_sum, Extent, ExtentKind, EXTENT_HEADER, EXTENT_LEN_MAX,
 };
 use crate::space::Range;
+use crate::txn::shared::{sharing, Budget};
 use crate::txn::{Class, Fs, State, Tx, TREE};
 use crate::types::{
     Attr, DataRun, Location, Mapping, Time, BLOCK_SIZE, FILE_SIZE_MAX, MODE_DIR, MODE_FILE,
@@ -28,7 +29,7 @@ const RUN_MAX: u32 = 1024;
 // All that a run can replace fits one record, even as extents of one block each.
 const _: () = assert!(RUN_MAX as usize * 180 < RECORD_SOFT);
 /// Bytes of a record at which an operation of unbounded size goes on in the next one.
-const RECORD_SOFT: usize = 256 << 10;
+pub(super) const RECORD_SOFT: usize = 256 << 10;
 /// Largest inline content, in bytes: must fit one block and one record.
 const INLINE_MAX: usize = 2048;
 
@@ -40,6 +41,27 @@ pub struct Mapped {
     pub extent: Extent,
 }
 
+impl Mapped {
+    /// Block of the file behind the last one.
+    pub const fn end(&self) -> u64 {
+        self.start.saturating_add(self.extent.blocks as u64)
+    }
+
+    /// The part from `block` of the file on, which it covers.
+    fn from(&self, block: u64) -> Extent {
+        let skip = block.saturating_sub(self.start) as u32;
+        self.extent
+            .slice(skip, self.extent.blocks.saturating_sub(skip))
+    }
+}
+
+/// What stands at a block.
+enum There {
+    Inline,
+    Hole { next: u64 },
+    Extent(Mapped),
+}
+
 /// Finds what stands at `block`: the extent there, or the start of the next one.
 fn find(
     state: &State,
@@ -48,8 +70,7 @@ fn find(
     block: u64,
     max: u64,
     record: &mut dyn FnMut(&[u8]),
-) -> Result<(Option<Mapped>, u64), crate::btree::Walk> {
-    let corrupt = || crate::btree::Walk::Failed(Error::Corrupt);
+) -> Result<(Option<Mapped>, u64), Walk> {
     let at = Key::new(ino, kind::EXTENT, block);
     let mut here = None;
     let mut bad = false;
@@ -70,7 +91,7 @@ fn find(
         }
     })?;
     if bad {
-        return Err(corrupt());
+        return Err(Walk::Failed(Error::Corrupt));
     }
     if here.is_some() {
         return Ok((here, 0));
@@ -84,6 +105,19 @@ fn find(
         })?;
     }
     Ok((None, next))
+}
+
+/// As [`find`], and tells inline content from a hole.
+fn there(state: &State, io: Io, ino: u64, block: u64, max: u64) -> Result<There, Walk> {
+    let (here, next) = find(state, io, ino, block, max, &mut |_| {})?;
+    if let Some(m) = here {
+        return Ok(There::Extent(m));
+    }
+    let key = Key::new(ino, kind::INLINE, 0);
+    if block == 0 && state.trees.get(TREE, &key, io, &mut |_| {})? {
+        return Ok(There::Inline);
+    }
+    Ok(There::Hole { next })
 }
 
 impl Fs {
@@ -104,27 +138,41 @@ impl Fs {
     /// `Corrupt` for damaged metadata, device errors. A missing inode is a hole.
     pub fn map(&self, ino: u64, block: u64, max_blocks: u64) -> Result<Mapping> {
         let max = max_blocks.max(1);
-        let (here, next, inline) = self.read_trees(|state, io| {
-            let (here, next) = find(state, io, ino, block, max, &mut |_| {})?;
-            let key = Key::new(ino, kind::INLINE, 0);
-            let inline =
-                here.is_none() && block == 0 && state.trees.get(TREE, &key, io, &mut |_| {})?;
-            Ok((here, next, inline))
+        let there = self.read_trees(|state, io| there(state, io, ino, block, max))?;
+        self.mapping(&there, block, max)
+    }
+
+    /// As [`Fs::map`], and whether others refer to all of these blocks, or to none of them.
+    ///
+    /// # Errors
+    /// As [`Fs::map`].
+    pub fn map_shared(&self, ino: u64, block: u64, max_blocks: u64) -> Result<(Mapping, bool)> {
+        let max = max_blocks.max(1);
+        let (there, shared, uniform) = self.read_trees(|state, io| {
+            let there = there(state, io, ino, block, max)?;
+            let (shared, uniform) = match &there {
+                There::Extent(m) => sharing(state, io, &m.from(block))?,
+                _ => (false, u32::MAX),
+            };
+            Ok((there, shared, uniform))
         })?;
-        if inline {
-            return Ok(Mapping::Inline);
-        }
-        let Some(Mapped { start, extent }) = here else {
-            return Ok(Mapping::Hole {
-                blocks: next.saturating_sub(block),
-            });
+        let mapping = self.mapping(&there, block, max.min(u64::from(uniform)))?;
+        Ok((mapping, shared))
+    }
+
+    fn mapping(&self, there: &There, block: u64, max: u64) -> Result<Mapping> {
+        let part = match there {
+            There::Inline => return Ok(Mapping::Inline),
+            There::Hole { next } => {
+                return Ok(Mapping::Hole {
+                    blocks: next.saturating_sub(block),
+                })
+            }
+            There::Extent(m) => m.from(block),
         };
-        let skip = (block - start) as u32;
-        let blocks = u64::from(extent.blocks - skip).min(max);
-        let at = self
-            .pool
-            .locate(extent.addr[0].saturating_add(u64::from(skip)), blocks)?;
-        Ok(match extent.kind {
+        let blocks = u64::from(part.blocks).min(max);
+        let at = self.pool.locate(part.addr[0], blocks)?;
+        Ok(match part.kind {
             ExtentKind::Data => Mapping::Data { at, blocks },
             ExtentKind::Unwritten => Mapping::Unwritten { at, blocks },
         })
@@ -233,13 +281,17 @@ impl Fs {
             let part = m.extent.slice(skip, (m.extent.blocks - skip).min(blocks));
             return self.run(&part.addr, part.blocks, true);
         }
+        let mut shared = here.as_ref().is_some_and(|m| m.extent.shared);
         // Up to the next extent, which may be an unwritten one, or to the end of this one.
         let limit = match here {
             Some(m) => m.start + u64::from(m.extent.blocks) - block,
             None => next.saturating_sub(block),
         };
-        let unwritten_follows = self.preallocated_within(ino, block, u64::from(blocks))?;
         let mut want = blocks.clamp(1, RUN_MAX);
+        let unwritten_follows = self.look_ahead(ino, block, u64::from(blocks), &mut shared)?;
+        if shared {
+            want = self.droppable(ino, block, want)?;
+        }
         if unwritten_follows {
             want = want.min(u32::try_from(limit.max(1)).unwrap_or(want));
         }
@@ -255,16 +307,41 @@ impl Fs {
         self.run(&addr, n, false)
     }
 
-    /// The file has unwritten extents in a range.
-    fn preallocated_within(&self, ino: u64, block: u64, blocks: u64) -> Result<bool> {
+    /// The file has unwritten extents in a range, or extents that may be `shared`.
+    fn look_ahead(&self, ino: u64, block: u64, blocks: u64, shared: &mut bool) -> Result<bool> {
         let from = Key::new(ino, kind::EXTENT, block);
         let to = Key::new(ino, kind::EXTENT, block.saturating_add(blocks));
         let mut found = false;
         self.scan_records(&from, &to, &mut || {}, &mut |_, value| {
-            found |= Extent::decode(value).is_some_and(|e| e.kind == ExtentKind::Unwritten);
+            if let Some(e) = Extent::decode(value) {
+                found |= e.kind == ExtentKind::Unwritten;
+                *shared |= e.shared;
+            }
             !found
         })?;
         Ok(found)
+    }
+
+    /// Of `want` blocks, how many one operation can replace where some are shared.
+    fn droppable(&self, ino: u64, block: u64, want: u32) -> Result<u32> {
+        let end = block.saturating_add(u64::from(want));
+        let upto = self.read_trees(|state, io| {
+            let mut budget = Budget::new();
+            let mut at = block;
+            while at < end {
+                let (here, next) = find(state, io, ino, at, end - at, &mut |_| {})?;
+                let Some(m) = here else {
+                    at = next;
+                    continue;
+                };
+                if !budget.take(state, io, &m.from(at))? {
+                    break;
+                }
+                at = m.end();
+            }
+            Ok(at.min(end))
+        })?;
+        Ok((upto - block) as u32)
     }
 
     fn run(&self, addr: &[u64; MAX_REPLICAS], blocks: u32, preallocated: bool) -> Result<DataRun> {
@@ -342,7 +419,7 @@ impl Fs {
             addr: run.at.first().map_or(0, |l| l.block),
             blocks: 0,
         });
-        if cut(&mut tx, &mut attr, block, end, keep.as_mut())? < end {
+        if cut(&mut tx, &mut attr, block, end, keep.as_mut(), None)? < end {
             return Err(Error::Invalid);
         }
         // Space that was punched out, or written by somebody else, is not the caller's any more.
@@ -353,6 +430,7 @@ impl Fs {
         let mut whole = Extent {
             blocks: run.blocks,
             kind: ExtentKind::Data,
+            shared: false,
             birth,
             addr: [0; MAX_REPLICAS],
         };
@@ -527,7 +605,7 @@ impl Fs {
         loop {
             let mut tx = self.begin(Class::Reserve)?;
             let mut attr = tx.inode(ino)?;
-            at = cut(&mut tx, &mut attr, at, end, None)?;
+            at = cut(&mut tx, &mut attr, at, end, None, Some(&mut Budget::new()))?;
             note_write(&mut attr, Some(Time::now()));
             tx.put_inode(&attr)?;
             tx.commit()?;
@@ -585,6 +663,7 @@ impl Fs {
             let mut extent = Extent {
                 blocks: run.blocks,
                 kind: ExtentKind::Unwritten,
+                shared: false,
                 birth: tx.state.trees.generation(),
                 addr: [0; MAX_REPLICAS],
             };
@@ -600,6 +679,7 @@ impl Fs {
                 &mut attr,
                 block,
                 block + u64::from(run.blocks),
+                None,
                 None,
             )?;
             tx.put(Key::new(ino, kind::EXTENT, block), &extent.encode_header())?;
@@ -638,7 +718,7 @@ fn copy_sums(record: &[u8], at: u64, out: &mut [u32]) -> usize {
 }
 
 /// Notes a change of the content.
-fn note_write(attr: &mut Attr, mtime: Option<Time>) {
+pub(super) fn note_write(attr: &mut Attr, mtime: Option<Time>) {
     let ctime = attr.ctime;
     touch(attr);
     match mtime {
@@ -648,7 +728,7 @@ fn note_write(attr: &mut Attr, mtime: Option<Time>) {
     }
 }
 
-fn drop_inline(tx: &mut Tx<'_>, attr: &mut Attr) -> Result<()> {
+pub(super) fn drop_inline(tx: &mut Tx<'_>, attr: &mut Attr) -> Result<()> {
     let (from, to) = (
         Key::new(attr.ino, kind::INLINE, 0),
         Key::new(attr.ino, kind::INLINE, u64::MAX),
@@ -668,16 +748,17 @@ fn put_extent(tx: &mut Tx<'_>, ino: u64, start: u64, extent: &Extent, sums: &[u3
     tx.put(Key::new(ino, kind::EXTENT, start), &record)
 }
 
-/// Stores the part of an extent that begins `skip` blocks in; `record` is its whole record.
-fn put_part(
+/// Stores the part of an extent that begins `skip` blocks in at block `to`; `record` is its whole
+/// record.
+pub(super) fn put_part(
     tx: &mut Tx<'_>,
-    ino: u64,
-    mapped: &Mapped,
+    to: (u64, u64),
+    extent: &Extent,
     record: &[u8],
     skip: u32,
     blocks: u32,
 ) -> Result<()> {
-    let part = mapped.extent.slice(skip, blocks);
+    let part = extent.slice(skip, blocks);
     let mut bytes: Vec<u8> = Vec::try_from_slice(&part.encode_header())?;
     if part.kind == ExtentKind::Data {
         let from = EXTENT_HEADER + 4 * skip as usize;
@@ -686,10 +767,7 @@ fn put_part(
             .ok_or(Error::Corrupt)?;
         bytes.try_extend_from_slice(sums)?;
     }
-    tx.put(
-        Key::new(ino, kind::EXTENT, mapped.start + u64::from(skip)),
-        &bytes,
-    )
+    tx.put(Key::new(to.0, kind::EXTENT, to.1), &bytes)
 }
 
 /// Extents with their records.
@@ -697,7 +775,7 @@ type Records = Vec<(Mapped, Vec<u8>)>;
 
 /// The extents that overlap blocks `from..to`, each with its record; as many as one operation takes,
 /// and where to go on.
-fn overlapping(tx: &Tx<'_>, ino: u64, from: u64, to: u64) -> Result<(Records, u64)> {
+pub(super) fn overlapping(tx: &Tx<'_>, ino: u64, from: u64, to: u64) -> Result<(Records, u64)> {
     let mut list = Records::new();
     let mut bytes = 0;
     let mut next = to;
@@ -741,7 +819,7 @@ fn overlapping(tx: &Tx<'_>, ino: u64, from: u64, to: u64) -> Result<(Records, u6
 }
 
 /// Unwritten blocks that are about to be put back as written.
-struct Keep {
+pub(super) struct Keep {
     /// Where the first one stands.
     addr: u64,
     /// How many were found.
@@ -749,32 +827,41 @@ struct Keep {
 }
 
 /// Takes blocks `from..to` out of a file's extents and frees them; keeps what sticks out on both
-/// sides. What `keep` names is taken out but not freed. Gives the block up to which it came.
-fn cut(
+/// sides. What `keep` names is taken out but not freed. Gives the block up to which it came: within
+/// `budget`, if there is one, and within a record.
+pub(super) fn cut(
     tx: &mut Tx<'_>,
     attr: &mut Attr,
     from: u64,
     to: u64,
     mut keep: Option<&mut Keep>,
+    mut budget: Option<&mut Budget>,
 ) -> Result<u64> {
     if from >= to {
         return Ok(to);
     }
     let (list, next) = overlapping(tx, attr.ino, from, to)?;
     for (m, record) in &list {
-        let end = m.start.saturating_add(u64::from(m.extent.blocks));
+        let end = m.end();
         let (cut_from, cut_to) = (m.start.max(from), end.min(to));
+        let blocks = (cut_to - cut_from) as u32;
+        let middle = m.extent.slice((cut_from - m.start) as u32, blocks);
+        if let Some(b) = budget.as_deref_mut() {
+            if !b.take(&tx.state, Io::Allowed, &middle)? {
+                return Ok(cut_from);
+            }
+        }
         if m.start < cut_from {
-            put_part(tx, attr.ino, m, record, 0, (cut_from - m.start) as u32)?;
+            let head = (cut_from - m.start) as u32;
+            put_part(tx, (attr.ino, m.start), &m.extent, record, 0, head)?;
         } else {
             tx.delete(Key::new(attr.ino, kind::EXTENT, m.start))?;
         }
         if end > cut_to {
             let skip = (cut_to - m.start) as u32;
-            put_part(tx, attr.ino, m, record, skip, (end - cut_to) as u32)?;
+            let tail = (end - cut_to) as u32;
+            put_part(tx, (attr.ino, cut_to), &m.extent, record, skip, tail)?;
         }
-        let blocks = (cut_to - cut_from) as u32;
-        let middle = m.extent.slice((cut_from - m.start) as u32, blocks);
         attr.blocks = attr.blocks.saturating_sub(u64::from(blocks));
         let kept = keep.as_deref_mut().filter(|k| {
             m.extent.kind == ExtentKind::Unwritten
@@ -795,8 +882,7 @@ fn cut_tail(tx: &mut Tx<'_>, attr: &mut Attr, end: u64) -> Result<()> {
     }
     let (list, _) = overlapping(tx, attr.ino, end, end.saturating_add(1))?;
     for (m, _) in list.iter().filter(|(m, _)| m.start < end) {
-        let m_end = m.start.saturating_add(u64::from(m.extent.blocks));
-        cut(tx, attr, end, m_end, None)?;
+        cut(tx, attr, end, m.end(), None, None)?;
     }
     Ok(())
 }

@@ -5,12 +5,13 @@
 //! one that removes its last record. So has a file whose truncation is not finished. Mounting goes
 //! through these records and finishes what a crash interrupted.
 
-use crate::btree::Walk;
+use crate::btree::{Io, Walk};
 use crate::error::{Error, Result};
 use crate::format::key::{kind, Key};
 use crate::format::node::max_value;
 use crate::format::record::{decode_inode, Extent};
 use crate::space::Range;
+use crate::txn::shared::Budget;
 use crate::txn::{Class, Fs, Tx, TREE};
 use crate::types::{
     Attr, NewInode, SetAttr, Time, BLOCK_SHIFT, BLOCK_SIZE, MODE_BLOCK, MODE_CHAR, MODE_DIR,
@@ -316,12 +317,9 @@ pub fn delete_range(tx: &mut Tx<'_>, from: &Key, to: &Key) -> Result<Deleted> {
     let mut keys: Vec<(Key, Option<Extent>)> = Vec::try_with_capacity(DELETE_STEP)?;
     let mut done = true;
     let mut bad = false;
-    tx.state.trees.scan(
-        TREE,
-        from,
-        to,
-        crate::btree::Io::Allowed,
-        &mut |key, value| {
+    tx.state
+        .trees
+        .scan(TREE, from, to, Io::Allowed, &mut |key, value| {
             if keys.len() == DELETE_STEP {
                 done = false;
                 return false;
@@ -329,13 +327,19 @@ pub fn delete_range(tx: &mut Tx<'_>, from: &Key, to: &Key) -> Result<Deleted> {
             let extent = (key.kind == kind::EXTENT).then(|| Extent::decode(value));
             bad |= extent == Some(None);
             keys.try_push((key, extent.flatten())).is_ok()
-        },
-    )?;
+        })?;
     if bad {
         return Err(Error::Corrupt);
     }
     let mut blocks = 0;
+    let mut budget = Budget::new();
     for (key, extent) in &keys {
+        if let Some(extent) = extent {
+            if !budget.take(&tx.state, Io::Allowed, extent)? {
+                done = false;
+                break;
+            }
+        }
         tx.delete(*key)?;
         if let Some(extent) = extent {
             free_extent(tx, extent)?;
@@ -345,8 +349,11 @@ pub fn delete_range(tx: &mut Tx<'_>, from: &Key, to: &Key) -> Result<Deleted> {
     Ok(Deleted { done, blocks })
 }
 
-/// Frees the blocks of all replicas of an extent.
+/// Frees the blocks of all replicas of an extent, unless others refer to them.
 pub fn free_extent(tx: &mut Tx<'_>, extent: &Extent) -> Result<()> {
+    if extent.shared {
+        return tx.drop_shared(extent);
+    }
     for addr in extent.replicas() {
         tx.free(
             Range {

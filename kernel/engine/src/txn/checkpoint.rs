@@ -61,6 +61,10 @@ impl Fs {
     pub(crate) fn checkpoint_with(&self, clean: bool) -> Result<()> {
         let mut checkpointer = self.checkpointer.lock();
         self.writable()?;
+        // Recovery for a mount that must not write: it goes as far as memory and free space do.
+        if !self.pool.may_heal.load(Relaxed) {
+            return Err(Error::NoSpace);
+        }
         let Some(frozen) = self.freeze(&mut checkpointer, clean)? else {
             let discard = self.options.lock().discard;
             let mut space = self.space.lock();
@@ -84,6 +88,22 @@ impl Fs {
         count(&self.pool.stats.checkpoints);
         self.wake.lock().last_checkpoint = monotonic_ms();
         Ok(())
+    }
+
+    /// The volume bears a feature from now on: durably, so that no record that needs it is written
+    /// before.
+    pub(crate) fn need_feature(&self, incompat: u64) -> Result<()> {
+        {
+            let mut checkpointer = self.checkpointer.lock();
+            let there = checkpointer.superblock.incompat & incompat == incompat;
+            if there && !checkpointer.forced {
+                return Ok(());
+            }
+            self.writable()?;
+            checkpointer.superblock.incompat |= incompat;
+            checkpointer.forced = true;
+        }
+        self.checkpoint()
     }
 
     /// Step 1. `None`: there is nothing to write.

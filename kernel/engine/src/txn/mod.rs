@@ -19,6 +19,7 @@ pub mod checkpoint;
 pub mod journal;
 pub mod quota;
 pub mod recovery;
+pub mod shared;
 
 use crate::btree::{Io, Trees, Walk};
 use crate::cache::Pool;
@@ -199,6 +200,7 @@ impl Fs {
                     record: Vec::new(),
                     puts: 0,
                     frees: 0,
+                    changes: Vec::new(),
                 });
             }
             // What was freed becomes usable by a checkpoint; if nothing was, the volume is full.
@@ -233,6 +235,8 @@ pub struct Tx<'a> {
     record: Vec<u8>,
     puts: usize,
     frees: usize,
+    /// References to shared blocks that come or go.
+    changes: Vec<shared::Change>,
 }
 
 impl Tx<'_> {
@@ -263,7 +267,16 @@ impl Tx<'_> {
 
     /// The record under `key` goes.
     pub fn delete(&mut self, key: Key) -> Result<()> {
-        self.step(&Step::Delete { tree: TREE, key })
+        self.delete_in(TREE, key)
+    }
+
+    /// The record of the pool tree under `key` goes.
+    pub fn delete_pool(&mut self, key: Key) -> Result<()> {
+        self.delete_in(POOL_TREE, key)
+    }
+
+    fn delete_in(&mut self, tree: u64, key: Key) -> Result<()> {
+        self.step(&Step::Delete { tree, key })
     }
 
     /// Blocks that were allocated become part of a file.
@@ -312,6 +325,9 @@ impl Tx<'_> {
     /// Applies the operation and appends its record to the journal. Gives its number plus one: the
     /// `upto` that makes it durable.
     pub fn commit(mut self) -> Result<u64> {
+        if !self.changes.is_empty() {
+            self.settle()?;
+        }
         if self.record.is_empty() {
             return Ok(self.state.sequence);
         }

@@ -15,6 +15,7 @@ use crate::space::TablePage;
 use crate::txn::Class;
 use crate::types::{Attr, FormatOptions, MountOptions, Time, BLOCK_SIZE, MODE_DIR, ROOT_INO};
 use aegisfs_platform::{random_bytes, try_box, Box, Vec};
+use core::sync::atomic::Ordering::Relaxed;
 
 impl FormatOptions {
     /// The defaults: random UUID, no label, nodes of 16 KiB, metadata twice, data once.
@@ -116,6 +117,7 @@ pub fn format(devices: Vec<Box<dyn BlockDevice>>, options: &FormatOptions) -> Re
         state.subvolume = subvolume;
         state.quota.on = options.quota;
     }
+    fs.pool.may_heal.store(true, Relaxed);
     let mut tx = fs.begin(Class::Grow)?;
     let time = Time::now();
     tx.put_inode(&Attr {

@@ -348,8 +348,23 @@ impl Fs {
         fs.checkpointer.lock().forced = true;
         if !options.read_only {
             fs.make_writable()?;
+        } else if !options.no_recovery {
+            fs.finish_in_memory();
         }
         Ok(fs)
+    }
+
+    /// For a mount that must not write: what looks wrong until it is finished, in memory. What keeps it
+    /// from that is logged; there is nothing that the mount would have to be refused for.
+    fn finish_in_memory(&self) {
+        self.read_only.store(false, Relaxed);
+        if let Err(e) = self.finish_shifts() {
+            log(
+                LogLevel::Error,
+                format_args!("files whose content was being moved: {e}"),
+            );
+        }
+        self.read_only.store(true, Relaxed);
     }
 
     /// Applies the journal, whose entries are of epoch `epoch`.
@@ -430,11 +445,12 @@ impl Fs {
             checkpointer.forced = true;
         }
         self.checkpoint()?;
-        let n = self.finish_orphans()?;
+        // In this order: a file that is to be deleted too must be whole by then.
+        let n = self.finish_shifts()? + self.finish_orphans()?;
         if n > 0 {
             log(
                 LogLevel::Info,
-                format_args!("finished {n} interrupted deletions"),
+                format_args!("finished {n} interrupted operations"),
             );
         }
         Ok(())

@@ -39,6 +39,8 @@ struct Extent {
     device: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     physical_offset: Option<u64>,
+    /// Other extents lead to these blocks too.
+    shared: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     crc32: Vec<String>,
 }
@@ -84,7 +86,11 @@ fn print(file: &File, style: Style) -> std::io::Result<()> {
             vec![
                 e.logical_offset.to_string(),
                 style.bytes(e.length),
-                e.kind.to_owned(),
+                if e.shared {
+                    format!("{} shared", e.kind)
+                } else {
+                    e.kind.to_owned()
+                },
                 or_dash(e.block),
                 or_dash(e.device.map(u64::from)),
                 or_dash(e.physical_offset),
@@ -123,7 +129,7 @@ fn map_file(fs: &Fs, path: &Path, sums: bool) -> aegisfs_engine::Result<Option<F
     let end = attr.size.div_ceil(BLOCK_SIZE as u64);
     let mut block = 0;
     while block < end {
-        let mapping = fs.map(attr.ino, block, STEP.min(end - block))?;
+        let (mapping, shared) = fs.map_shared(attr.ino, block, STEP.min(end - block))?;
         let (kind, at, blocks) = match mapping {
             Mapping::Hole { blocks } => ("hole", None, blocks),
             Mapping::Inline => ("inline", None, end),
@@ -148,6 +154,7 @@ fn map_file(fs: &Fs, path: &Path, sums: bool) -> aegisfs_engine::Result<Option<F
             block: at.map(|at| at.block),
             device: at.map(|at| at.device),
             physical_offset: at.map(|at| at.offset),
+            shared,
             crc32,
         });
         block = block.saturating_add(blocks);

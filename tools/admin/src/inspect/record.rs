@@ -3,7 +3,9 @@
 
 use aegisfs_engine::format::key::{kind, Key};
 use aegisfs_engine::format::quota::{decode_grace, decode_quota};
-use aegisfs_engine::format::record::{decode_inode, Dirent, Extent, ExtentKind, Subvolume, Xattr};
+use aegisfs_engine::format::record::{
+    decode_inode, Dirent, Extent, ExtentKind, Shared, Shift, Subvolume, Xattr,
+};
 use aegisfs_engine::QuotaType;
 use aegisfs_tools::output::printable;
 
@@ -17,8 +19,10 @@ pub fn kind_name(n: u8) -> &'static str {
         kind::DIRENT => "dirent",
         kind::EXTENT => "extent",
         kind::ORPHAN => "orphan",
+        kind::SHIFT => "shift",
         kind::SUBVOLUME => "subvolume",
         kind::DEADLIST => "deadlist",
+        kind::SHARED => "shared",
         kind::QUOTA => "quota",
         kind::QUOTA_INFO => "quota_info",
         _ => "unknown",
@@ -63,7 +67,25 @@ pub fn describe(key: &Key, value: &[u8]) -> Option<String> {
                 ExtentKind::Unwritten => "unwritten",
             };
             let at: Vec<u64> = e.replicas().collect();
-            format!("{what} {} blocks at {at:?} birth {}", e.blocks, e.birth)
+            let shared = if e.shared { " may be shared" } else { "" };
+            format!(
+                "{what} {} blocks at {at:?} birth {}{shared}",
+                e.blocks, e.birth
+            )
+        }
+        kind::SHIFT => {
+            let s = Shift::decode(value)?;
+            format!(
+                "{} {} blocks at {}, cursor {}",
+                if s.insert { "put in" } else { "take out" },
+                s.blocks,
+                s.at,
+                s.cursor
+            )
+        }
+        kind::SHARED => {
+            let s = Shared::decode(value)?;
+            format!("{} blocks, {} references", s.blocks, s.count)
         }
         kind::SUBVOLUME => {
             let s = Subvolume::decode(value)?;

@@ -12,6 +12,7 @@
 mod copies;
 mod names;
 mod objects;
+mod shared;
 
 use super::{Problem, Report};
 use crate::btree::NodeSpace;
@@ -35,6 +36,8 @@ pub struct Repair<'a> {
     fs: &'a Fs,
     incomplete: bool,
     free_rest: bool,
+    /// Records of counts as they should be; gone once they are.
+    counts: Option<Vec<super::shared::Counted>>,
     /// Directories whose counters are to be made anew.
     touched: Vec<u64>,
 }
@@ -75,6 +78,7 @@ impl Fs {
             fs: self,
             incomplete,
             free_rest,
+            counts: Some(Vec::try_from_slice(&report.counts)?),
             touched: Vec::new(),
         })
     }
@@ -145,6 +149,10 @@ impl Repair<'_> {
                 };
                 self.fs.change_quota(of, id, change).map(|()| true)
             }
+            Problem::SharedRecord { .. }
+            | Problem::SharedCount { .. }
+            | Problem::SharedUnused { .. } => self.counts(),
+            Problem::SharedFlag { ino, block } => self.shared_flag(ino, block),
             Problem::InodeCount { found, counted } => {
                 let mut state = self.fs.state.write();
                 let n = state.subvolume.inodes;
@@ -237,6 +245,7 @@ impl Repair<'_> {
             }
         }
         if complete && !self.incomplete {
+            self.fs.finish_shifts()?;
             self.fs.finish_orphans()?;
         }
         self.fs.checkpoint()?;

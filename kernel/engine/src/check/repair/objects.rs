@@ -95,19 +95,7 @@ impl Repair<'_> {
     }
 
     pub(super) fn extent_birth(&self, ino: u64, block: u64) -> Result<bool> {
-        let mut tx = self.fs.begin(Class::Reserve)?;
-        let key = Key::new(ino, kind::EXTENT, block);
-        let birth = tx.state.trees.generation();
-        let mut record: Vec<u8> = Vec::new();
-        let mut memory = Ok(());
-        tx.get(&key, &mut |b| memory = record.try_extend_from_slice(b))?;
-        memory?;
-        let mut extent = Extent::decode(&record).ok_or(Error::Corrupt)?;
-        extent.birth = birth;
-        crate::format::bytes::put_bytes(&mut record, 0, &extent.encode_header());
-        tx.put(key, &record)?;
-        tx.commit()?;
-        Ok(true)
+        self.change_extent(ino, block, &mut |e, generation| e.birth = generation)
     }
 
     /// Puts an attribute where its name belongs.
