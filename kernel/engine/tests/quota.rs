@@ -220,6 +220,48 @@ fn many_quotas_leave_memory_and_come_back() {
 }
 
 #[test]
+fn quotas_without_use_go() {
+    let ram = Ram::format(true);
+    let fs = ram.mount(false);
+    let ids = |fs: &Fs| {
+        let mut n = 0;
+        let mut from = 0;
+        while let Some((id, _)) = fs.quota_next(QuotaType::Project, from).unwrap() {
+            n += 1;
+            from = id + 1;
+        }
+        n
+    };
+    for round in 0..3 {
+        for i in 0..5000u32 {
+            let name = format!("{i}");
+            let ino = fs.create(ROOT_INO, name.as_bytes(), &new(i)).unwrap().ino;
+            if i % 1000 == 0 {
+                fs.checkpoint().unwrap();
+            }
+            if i % 2 == round % 2 {
+                fs.unlink(ROOT_INO, name.as_bytes()).unwrap();
+                fs.evict(ino).unwrap();
+            }
+        }
+        assert_eq!(ids(&fs), 2501);
+        fs.checkpoint().unwrap();
+        assert_eq!(ids(&fs), 2501);
+        for i in 0..5000u32 {
+            if i % 2 != round % 2 {
+                let ino = fs.unlink(ROOT_INO, format!("{i}").as_bytes()).unwrap().ino;
+                fs.evict(ino).unwrap();
+            }
+        }
+        // The root directory's is left.
+        assert_eq!(ids(&fs), 1);
+        fs.checkpoint().unwrap();
+        let again = ram.crash().mount(false);
+        assert_eq!(ids(&again), 1);
+    }
+}
+
+#[test]
 fn limits_bind() {
     let ram = Ram::format(true);
     let fs = ram.mount(false);

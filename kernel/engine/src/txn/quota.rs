@@ -14,7 +14,8 @@
 //!    belongs to the running generation, before the operation is applied ([`prepare`]). So applying
 //!    it cannot fail, and storing it at the checkpoint replaces a value by one of the same length in
 //!    place: no memory, no space.
-//! 2. Every identifier that was ever used has a record. So a walk of the pool tree finds all of them.
+//! 2. Every identifier that owns something or has a limit has a record, if only an empty one so far. So
+//!    a walk of the pool tree finds all of them.
 //! 3. A quota that is not in memory is as its record says: only those that are stored and not held
 //!    are dropped, and they are read with the trees shared at least.
 
@@ -356,9 +357,14 @@ pub fn store(state: &mut State, space: &mut Space) -> Result<()> {
             continue;
         };
         let of = QuotaType::from_number(at >> 32).ok_or(Error::Corrupt)?;
-        let value = encode_quota(&entry.quota);
         let key = quota_key(of, at as u32);
-        state.trees.put(POOL_TREE, &key, &value, space)?;
+        // Who owns nothing any more and has no limits needs no record. Removing one may free nodes.
+        if entry.quota == Quota::default() && space.reserve_frees(16).is_ok() {
+            state.trees.delete(POOL_TREE, &key, space)?;
+        } else {
+            let value = encode_quota(&entry.quota);
+            state.trees.put(POOL_TREE, &key, &value, space)?;
+        }
         entry.dirty = false;
     }
     if table.entries.len() > CACHED_MAX {
@@ -390,6 +396,10 @@ pub fn count_all(state: &mut State, space: &Mutex<Space>) -> Result<()> {
     /// Inodes that are counted in one go.
     const BATCH: usize = 1024;
     let mut from = Key::default();
+    log(
+        LogLevel::Info,
+        format_args!("counting {} inodes for quota", state.subvolume.inodes),
+    );
     loop {
         begin(state);
         let mut batch: Vec<Charge> = Vec::try_with_capacity(BATCH)?;
