@@ -21,9 +21,31 @@ struct Done {
 impl Trees {
     /// Copies every node on the way to `key` that is not dirty yet. Gives the level of the root.
     pub fn dirty_path(&mut self, tree: u64, key: &Key, space: &mut dyn NodeSpace) -> Result<u8> {
+        Ok(self.dirty_way(tree, key, space)?.0)
+    }
+
+    /// As [`Trees::dirty_path`]; hands the value of `key`, if there is one, to `f`.
+    pub fn dirty_value(
+        &mut self,
+        tree: u64,
+        key: &Key,
+        space: &mut dyn NodeSpace,
+        f: &mut dyn FnMut(&[u8]),
+    ) -> Result<u8> {
+        let (top, leaf) = self.dirty_way(tree, key, space)?;
+        if let Some(b) = self.dirty.get(leaf) {
+            if let Ok(i) = node::search(b, key) {
+                f(node::value(b, i));
+            }
+        }
+        Ok(top)
+    }
+
+    /// Makes the way to `key` dirty; gives the level of the root and the leaf (0: none).
+    fn dirty_way(&mut self, tree: u64, key: &Key, space: &mut dyn NodeSpace) -> Result<(u8, u64)> {
         let mut root = self.root(tree)?;
         if root.pointer.id() == 0 {
-            return Ok(0);
+            return Ok((0, 0));
         }
         let top = root.level;
         let fresh = self.copy_node(&root.pointer, tree, top, space)?;
@@ -44,7 +66,7 @@ impl Trees {
             }
             pointer = fresh;
         }
-        Ok(top)
+        Ok((top, pointer.id()))
     }
 
     /// Makes a node dirty by copying it to a new place; a dirty one stays.

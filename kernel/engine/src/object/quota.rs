@@ -11,7 +11,7 @@ use crate::btree::{Io, Walk};
 use crate::error::{Error, Result};
 use crate::format::key::{Key, POOL_TREE};
 use crate::format::quota::{decode_quota, encode_grace, encode_quota, quota_key, QUOTA_INFO_KEY};
-use crate::txn::quota::{parse_key, read_record, Entry};
+use crate::txn::quota::{parse_key, read_record, Entry, Quotas};
 use crate::txn::{Class, Fs, State};
 use crate::types::{
     Attr, Mapping, Owner, Quota, QuotaState, QuotaType, QuotaTypes, SetQuota, Time, BLOCK_SIZE,
@@ -222,16 +222,16 @@ impl Fs {
             return Ok(QuotaHold::default());
         }
         self.read_trees(|state, io| {
-            for of in each(types) {
-                let id = owner.id(of);
-                if state.quota.table.lock().get(of, id).is_none() {
-                    let quota = read_record(state, of, id, io)?.unwrap_or_default();
-                    let mut table = state.quota.table.lock();
-                    let inserted = table.insert(of, id, quota);
-                    inserted.map_err(|e| Walk::Failed(e.into()))?;
-                }
-            }
             let mut table = state.quota.table.lock();
+            let absent = |t: &Quotas| each(types).find(|of| t.get(*of, owner.id(*of)).is_none());
+            while let Some(of) = absent(&table) {
+                drop(table);
+                let id = owner.id(of);
+                let quota = read_record(state, of, id, io)?.unwrap_or_default();
+                table = state.quota.table.lock();
+                let inserted = table.insert(of, id, quota);
+                inserted.map_err(|e| Walk::Failed(e.into()))?;
+            }
             let admits = |of| {
                 table
                     .get(of, owner.id(of))

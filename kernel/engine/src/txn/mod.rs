@@ -373,15 +373,11 @@ fn prepare(
         let step = step.map_err(|()| Error::Corrupt)?;
         match step {
             Step::Put { tree, key, .. } | Step::Delete { tree, key } => {
-                levels = levels.max(state.trees.dirty_path(tree, &key, &mut **space)?);
                 let value = match step {
                     Step::Put { value, .. } => Some(value),
                     _ => None,
                 };
-                quota::step(state, tree, &key, value)?;
-                if let (POOL_TREE, Some((of, id))) = (tree, quota::parse_key(&key)) {
-                    quota::touch(state, space, of, id)?;
-                }
+                levels = levels.max(quota::step(state, space, tree, &key, value)?);
             }
             Step::Allocate { addr, blocks } | Step::Free { addr, blocks, .. } => {
                 state.trees.pool().locate(addr, blocks)?;

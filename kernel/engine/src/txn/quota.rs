@@ -245,37 +245,39 @@ pub fn begin(state: &mut State) {
     state.quota.work.seen.clear();
 }
 
-/// Notes what a step (a put of `value`, or a deletion) will change.
-pub fn step(state: &mut State, tree: u64, key: &Key, value: Option<&[u8]>) -> Result<()> {
+/// Makes the way to a record that a step puts or deletes ready for it, and notes what the step will
+/// change. Gives the level of the tree's root.
+pub fn step(
+    state: &mut State,
+    space: &mut Space,
+    tree: u64,
+    key: &Key,
+    value: Option<&[u8]>,
+) -> Result<u8> {
     if !state.quota.on || tree != TREE || key.kind != kind::INODE {
-        return Ok(());
+        let level = state.trees.dirty_path(tree, key, space)?;
+        if let (POOL_TREE, Some((of, id))) = (tree, parse_key(key)) {
+            touch(state, space, of, id)?;
+        }
+        return Ok(level);
     }
     let ino = key.object;
+    let charge = |b: &[u8]| decode_inode(ino, b).map(|a| Charge::from(&a));
+    let mut old = None;
+    let mut see = |b: &[u8]| old = charge(b);
+    let level = state.trees.dirty_value(tree, key, space, &mut see)?;
     let new = match value {
-        Some(b) => Some(Charge::from(&decode_inode(ino, b).ok_or(Error::Corrupt)?)),
+        Some(b) => Some(charge(b).ok_or(Error::Corrupt)?),
         None => None,
     };
-    let mut work = core::mem::take(&mut state.quota.work);
-    let result = match work.seen.iter_mut().find(|(i, _)| *i == ino) {
-        Some((_, charge)) => Ok(core::mem::replace(charge, new)),
-        None => stored_charge(state, key).and_then(|old| {
-            work.seen.try_push((ino, new))?;
-            Ok(old)
-        }),
+    let work = &mut state.quota.work;
+    match work.seen.iter_mut().find(|(i, _)| *i == ino) {
+        // An earlier step of the record has changed it already.
+        Some((_, seen)) => old = core::mem::replace(seen, new),
+        None => work.seen.try_push((ino, new))?,
     }
-    .and_then(|old| work.note(old, new));
-    state.quota.work = work;
-    result
-}
-
-/// What the stored inode counts for.
-#[inline(never)]
-fn stored_charge(state: &State, key: &Key) -> Result<Option<Charge>> {
-    let mut old = None;
-    state.trees.get(TREE, key, Io::Allowed, &mut |b| {
-        old = decode_inode(key.object, b).map(|a| Charge::from(&a));
-    })?;
-    Ok(old)
+    work.note(old, new)?;
+    Ok(level)
 }
 
 /// Brings what the record changes into memory, and their records into nodes that can be changed.
