@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Extended attributes, access control lists, chattr, the label, file handles.
 # vm: --disk 3G --mem 2048 --cpus 2
+# smoke
 # timeout: 300
 . "$(dirname "$0")/lib.sh"
 need setfattr getfattr setfacl getfacl chattr lsattr setpriv

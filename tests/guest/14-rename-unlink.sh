@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Renames of all kinds, files that are deleted while open, unnamed files.
 # vm: --disk 3G --mem 2048 --cpus 2
+# smoke
 # timeout: 300
 . "$(dirname "$0")/lib.sh"
 need python3
