@@ -5,7 +5,7 @@ use crate::model::{Body, Model};
 use crate::ops::{Data, New, Op};
 use crate::rng::Rng;
 use aegisfs_engine::{
-    QuotaType, RenameMode, Time, XattrMode, BLOCK_SIZE, MODE_BLOCK, MODE_DIR, MODE_FIFO, MODE_FILE,
+    flag, QuotaType, RenameMode, Time, XattrMode, BLOCK_SIZE, MODE_BLOCK, MODE_DIR, MODE_FIFO, MODE_FILE,
     MODE_SYMLINK, MODE_TYPE, ROOT_INO,
 };
 
@@ -366,7 +366,7 @@ impl Generator {
             RenameMode::Replace,
             RenameMode::NoReplace,
             RenameMode::Exchange,
-            RenameMode::Whiteout,
+            RenameMode::Whiteout { uid: 7, gid: 0 },
         ];
         let mode = *self.rng.pick(&modes);
         for _ in 0..8 {
@@ -398,6 +398,15 @@ impl Generator {
     }
 
     fn setattr(&mut self, model: &Model) -> Op {
+        const FLAGS: [u32; 7] = [
+            0,
+            flag::NODUMP | flag::SYNC,
+            flag::PROJECT_INHERIT,
+            flag::PROJECT_INHERIT | flag::NOATIME,
+            flag::SETTABLE & !flag::OF_DIRECTORIES,
+            flag::SETTABLE,
+            1,
+        ];
         let ino = self.of_kind(model, None);
         let r = &mut self.rng;
         let mut maybe = |max: u64| {
@@ -405,7 +414,8 @@ impl Generator {
             r.chance(1, 3).then_some(v)
         };
         let (mode, uid, gid) = (maybe(0o10000), maybe(4), maybe(4));
-        let (flags, project) = (maybe(1 << 20), maybe(9));
+        let (flags, project) = (maybe(FLAGS.len() as u64), maybe(3));
+        let flags = flags.and_then(|i| FLAGS.get(i as usize).copied());
         let nsec = maybe(1_000_000_100);
         Op::SetAttr {
             ino,

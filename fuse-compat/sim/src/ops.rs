@@ -4,7 +4,7 @@
 use crate::model::{Body, Content, Inode, Model};
 use crate::rng::Rng;
 use aegisfs_engine::{
-    Attr, Error, Fs, NewInode, QuotaType, RenameMode, Result, SetAttr, SetQuota, Time, XattrMode,
+    flag, Attr, Error, Fs, NewInode, QuotaType, RenameMode, Result, SetAttr, SetQuota, Time, XattrMode,
     BLOCK_SIZE, FILE_SIZE_MAX, LINK_MAX, MODE_CHAR, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE,
     NAME_MAX, SYMLINK_MAX,
 };
@@ -424,13 +424,20 @@ impl Model {
         };
         let ino = self.next_ino;
         self.next_ino += 1;
+        let parent = self.inode(dir)?;
+        let passed_on = match kind {
+            MODE_DIR => flag::INHERITED,
+            MODE_FILE => flag::INHERITED & !flag::OF_DIRECTORIES,
+            _ => flag::NODUMP | flag::NOATIME,
+        };
+        let with_project = parent.flags & flag::PROJECT_INHERIT != 0;
         let inode = Inode {
             mode: new.mode,
             uid: new.uid,
             gid: 0,
             rdev: new.rdev,
-            flags: 0,
-            project: 0,
+            flags: parent.flags & passed_on,
+            project: if with_project { parent.project } else { 0 },
             nlink: if kind == MODE_DIR { 2 } else { 1 },
             parent: dir,
             atime: None,
@@ -439,6 +446,15 @@ impl Model {
         };
         self.inodes.insert(ino, Arc::new(inode));
         Ok(ino)
+    }
+
+    /// A directory that passes its project on takes nothing of another one.
+    fn takes_project(&self, dir: u64, ino: u64) -> Result<()> {
+        let (dir, moved) = (self.inode(dir)?, self.inode(ino)?);
+        if dir.flags & flag::PROJECT_INHERIT != 0 && dir.project != moved.project {
+            return Err(Error::OtherProject);
+        }
+        Ok(())
     }
 
     fn add(&mut self, dir: u64, name: &[u8], ino: u64) -> Result<()> {
@@ -548,6 +564,13 @@ impl Model {
                 project,
             } => {
                 let i = self.inode(*ino)?;
+                let bad = |f: u32| {
+                    let of_dirs = f & flag::OF_DIRECTORIES != 0;
+                    f & !flag::SETTABLE != 0 || of_dirs && !i.is_dir()
+                };
+                if flags.is_some_and(bad) {
+                    return Err(Error::Unsupported);
+                }
                 if atime.is_some_and(|t| t.nsec >= 1_000_000_000) {
                     return Err(Error::Invalid);
                 }
@@ -645,6 +668,7 @@ impl Model {
         if i.nlink >= LINK_MAX {
             return Err(Error::TooManyLinks);
         }
+        self.takes_project(dir, ino)?;
         if self.names(dir)?.contains_key(name) {
             return Err(Error::Exists);
         }
@@ -697,6 +721,8 @@ impl Model {
                 return Err(Error::Invalid);
             }
             if source != target {
+                self.takes_project(from_dir, target)?;
+                self.takes_project(to_dir, source)?;
                 self.take(from_dir, from)?;
                 self.take(to_dir, to)?;
                 self.add(from_dir, from, target)?;
@@ -706,6 +732,7 @@ impl Model {
             }
             return Ok(Value::Nothing);
         }
+        self.takes_project(to_dir, source)?;
         let mut replaced = Value::Nothing;
         if let Some(target) = target {
             if mode == RenameMode::NoReplace {
@@ -726,10 +753,10 @@ impl Model {
             replaced = self.seen(target)?;
         }
         self.take(from_dir, from)?;
-        if mode == RenameMode::Whiteout {
+        if let RenameMode::Whiteout { uid, .. } = mode {
             let new = New {
                 mode: MODE_CHAR,
-                uid: 0,
+                uid,
                 rdev: 0,
                 target: vec![],
                 xattrs: vec![],

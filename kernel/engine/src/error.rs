@@ -32,6 +32,8 @@ pub enum Error {
     Io,
     /// Bytes failed verification and no good copy exists. The log names the place.
     Corrupt,
+    /// The directory takes only what belongs to its project.
+    OtherProject,
     /// The hard link limit of the inode is reached.
     TooManyLinks,
     /// The caller's buffer is too small.
@@ -65,6 +67,8 @@ impl Error {
             Self::NoMemory => 12,
             Self::Busy => 16,
             Self::Exists => 17,
+            // EXDEV: programs then copy, and the copy belongs to the right project.
+            Self::OtherProject => 18,
             Self::NotDirectory => 20,
             Self::IsDirectory => 21,
             Self::Invalid | Self::NotAegis => 22,
@@ -100,6 +104,7 @@ impl core::fmt::Display for Error {
             Self::ReadOnly => "the volume is read-only",
             Self::Io => "input/output error of the device",
             Self::Corrupt => "the volume is damaged there and holds no good copy",
+            Self::OtherProject => "the directory is of another project",
             Self::TooManyLinks => "too many links",
             Self::Range => "the buffer is too small",
             Self::NoData => "no such attribute",

@@ -59,6 +59,30 @@ pub const fn file_type(mode: u32) -> u8 {
     ((mode & MODE_TYPE) >> 12) as u8
 }
 
+/// `FS_*_FL` flags of inodes.
+pub mod flag {
+    /// Changes are durable when the call returns.
+    pub const SYNC: u32 = 0x8;
+    /// Nothing can be changed.
+    pub const IMMUTABLE: u32 = 0x10;
+    /// Content and entries can only be added.
+    pub const APPEND: u32 = 0x20;
+    /// Backups leave it out.
+    pub const NODUMP: u32 = 0x40;
+    /// Reading does not set the access time.
+    pub const NOATIME: u32 = 0x80;
+    /// Directories: as [`SYNC`], for the entries.
+    pub const DIRSYNC: u32 = 0x1_0000;
+    /// Directories: what is made in it belongs to its project, and nothing of another comes in.
+    pub const PROJECT_INHERIT: u32 = 0x2000_0000;
+    /// Those that only directories have.
+    pub const OF_DIRECTORIES: u32 = DIRSYNC | PROJECT_INHERIT;
+    /// Those that can be set; others are refused, so that nobody relies on what does not happen.
+    pub const SETTABLE: u32 = SYNC | IMMUTABLE | APPEND | NODUMP | NOATIME | OF_DIRECTORIES;
+    /// Those that new files and directories take from their directory.
+    pub const INHERITED: u32 = SYNC | NODUMP | NOATIME | OF_DIRECTORIES;
+}
+
 /// Everything `stat` shows, and some.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attr {
@@ -164,7 +188,7 @@ pub struct SetAttr {
     pub ctime: Option<Time>,
     /// Creation.
     pub btime: Option<Time>,
-    /// `FS_*_FL` inode flags.
+    /// `FS_*_FL` inode flags (see [`flag`]).
     pub flags: Option<u32>,
     /// Project.
     pub project: Option<u32>,
@@ -183,10 +207,6 @@ pub struct NewInode<'a> {
     pub gid: u32,
     /// Device number of special files: `major << 32 | minor`.
     pub rdev: u64,
-    /// `FS_*_FL` flags.
-    pub flags: u32,
-    /// Project.
-    pub project: u32,
     /// Target of a symbolic link, 1 to [`SYMLINK_MAX`] bytes; empty for others.
     pub target: &'a [u8],
     /// Extended attributes to create with it: full names (`security.selinux`), values.
@@ -268,7 +288,12 @@ pub enum RenameMode {
     /// Swap the two (`RENAME_EXCHANGE`).
     Exchange,
     /// Replace it, and leave a whiteout (character device 0:0) at the source (`RENAME_WHITEOUT`).
-    Whiteout,
+    Whiteout {
+        /// Owner of the whiteout.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
 }
 
 /// How setxattr treats an attribute that exists or does not.

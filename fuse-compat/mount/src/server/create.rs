@@ -73,18 +73,14 @@ impl Server {
         let mut new = NewInode {
             mode: maker.mode,
             uid: maker.uid,
-            gid: maker.gid,
             rdev: maker.rdev,
             target: maker.target,
             project: parent.project_of_new(),
-            flags: super::fileattr::inherited(parent.flags, maker.is(MODE_DIR)),
             ..NewInode::default()
         };
-        if parent.mode & SETGID != 0 {
-            new.gid = parent.gid;
-            if maker.is(MODE_DIR) {
-                new.mode |= SETGID;
-            }
+        new.gid = Self::group_in(&parent, maker.gid);
+        if parent.mode & SETGID != 0 && maker.is(MODE_DIR) {
+            new.mode |= SETGID;
         }
         let owner = Owner {
             uid: new.uid,
@@ -119,6 +115,15 @@ impl Server {
             ..new
         };
         Ok(create(&new)?)
+    }
+
+    /// Group of what somebody of group `own` makes in a directory.
+    pub fn group_in(dir: &Attr, own: u32) -> u32 {
+        if dir.mode & SETGID != 0 {
+            dir.gid
+        } else {
+            own
+        }
     }
 
     /// The list that a directory passes on, if it has one.

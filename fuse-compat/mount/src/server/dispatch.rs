@@ -135,7 +135,7 @@ impl Server {
                     b.skip(4)?;
                 }
                 let (old, new) = (b.name()?, b.name()?);
-                self.rename_entry((r.node, old), (directory, new), flags)?;
+                self.rename_entry((r.uid, r.gid), (r.node, old), (directory, new), flags)?;
                 Ok(Answer::Reply)
             }
             op::LINK => {

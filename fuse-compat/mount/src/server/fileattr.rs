@@ -4,32 +4,16 @@
 
 use super::refusal::{Refusal, Result};
 use super::Server;
-use aegisfs_engine::{Attr, SetAttr, MODE_DIR, MODE_TYPE};
-
-/// `FS_*_FL`.
-const SYNC: u32 = 0x8;
-pub const IMMUTABLE: u32 = 0x10;
-pub const APPEND: u32 = 0x20;
-const NODUMP: u32 = 0x40;
-pub const NOATIME: u32 = 0x80;
-const DIRSYNC: u32 = 0x1_0000;
-const TOPDIR: u32 = 0x2_0000;
-const PROJECT_INHERIT: u32 = 0x2000_0000;
-/// Those that can be set; others are refused, so that nobody relies on what does not happen.
-const SETTABLE: u32 =
-    SYNC | IMMUTABLE | APPEND | NODUMP | NOATIME | DIRSYNC | TOPDIR | PROJECT_INHERIT;
-/// Those that new inodes take from their directory; files not those of directories.
-const INHERITED: u32 = SYNC | NODUMP | NOATIME | DIRSYNC | PROJECT_INHERIT;
-const OF_DIRECTORIES: u32 = DIRSYNC | PROJECT_INHERIT;
+use aegisfs_engine::{flag, Attr, SetAttr};
 
 /// The same flags as `FS_XFLAG_*`.
 const X_FLAGS: [(u32, u32); 6] = [
-    (IMMUTABLE, 0x08),
-    (APPEND, 0x10),
-    (SYNC, 0x20),
-    (NOATIME, 0x40),
-    (NODUMP, 0x80),
-    (PROJECT_INHERIT, 0x200),
+    (flag::IMMUTABLE, 0x08),
+    (flag::APPEND, 0x10),
+    (flag::SYNC, 0x20),
+    (flag::NOATIME, 0x40),
+    (flag::NODUMP, 0x80),
+    (flag::PROJECT_INHERIT, 0x200),
 ];
 
 const GET_FLAGS: u32 = 0x8008_6601;
@@ -39,16 +23,6 @@ const SET_XATTR: u32 = 0x401c_5820;
 /// Bytes of `struct fsxattr`: flags, extent size hint, extents, project, copy-on-write hint, padding.
 const FSXATTR: usize = 28;
 
-/// Flags of a new inode in a directory with `parent` flags.
-pub fn inherited(parent: u32, is_directory: bool) -> u32 {
-    let flags = parent & INHERITED;
-    if is_directory {
-        flags
-    } else {
-        flags & !OF_DIRECTORIES
-    }
-}
-
 impl Server {
     pub fn control(&self, ino: u64, command: u32, input: &[u8]) -> Result<Vec<u8>> {
         let word = |at: usize| -> Result<u32> {
@@ -56,16 +30,8 @@ impl Server {
             bytes.map(u32::from_le_bytes).ok_or(Refusal::INVALID)
         };
         match command {
-            GET_FLAGS => Ok((self.fs.getattr(ino)?.flags & SETTABLE)
-                .to_le_bytes()
-                .to_vec()),
-            SET_FLAGS => {
-                let flags = word(0)?;
-                if flags & !SETTABLE != 0 {
-                    return Err(Refusal::UNSUPPORTED);
-                }
-                self.set_flags(&self.fs.getattr(ino)?, flags, None)
-            }
+            GET_FLAGS => Ok(self.fs.getattr(ino)?.flags.to_le_bytes().to_vec()),
+            SET_FLAGS => self.set_flags(ino, word(0)?, None),
             GET_XATTR => Ok(fsxattr(&self.fs.getattr(ino)?)),
             SET_XATTR => {
                 let attr = self.fs.getattr(ino)?;
@@ -75,27 +41,24 @@ impl Server {
                 if x_flags & !known != 0 || extent_size != 0 || cow_size != 0 {
                     return Err(Refusal::UNSUPPORTED);
                 }
-                let without_twin = attr.flags & (DIRSYNC | TOPDIR);
+                let without_twin = attr.flags & flag::DIRSYNC;
                 let flags = X_FLAGS
                     .iter()
                     .filter(|(_, x)| x_flags & x != 0)
                     .fold(without_twin, |all, (flag, _)| all | flag);
-                self.set_flags(&attr, flags, Some(project))
+                self.set_flags(ino, flags, Some(project))
             }
             _ => Err(Refusal::NOT_A_TERMINAL),
         }
     }
 
-    fn set_flags(&self, attr: &Attr, flags: u32, project: Option<u32>) -> Result<Vec<u8>> {
-        if attr.mode & MODE_TYPE != MODE_DIR && flags & (OF_DIRECTORIES | TOPDIR) != 0 {
-            return Err(Refusal::INVALID);
-        }
+    fn set_flags(&self, ino: u64, flags: u32, project: Option<u32>) -> Result<Vec<u8>> {
         let set = SetAttr {
-            flags: Some(attr.flags & !SETTABLE | flags),
+            flags: Some(flags),
             project,
             ..SetAttr::default()
         };
-        self.fs.setattr(attr.ino, &set)?;
+        self.fs.setattr(ino, &set)?;
         Ok(Vec::new())
     }
 }

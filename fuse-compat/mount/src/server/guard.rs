@@ -4,17 +4,17 @@
 //! The kernel enforces these flags for its own filesystems, but does not know them of FUSE's.
 
 use super::refusal::{Refusal, Result};
-use super::{fileattr, Server};
-use aegisfs_engine::Attr;
+use super::Server;
+use aegisfs_engine::{flag, Attr};
 
 /// Neither content nor attributes may change.
 fn is_immutable(attr: &Attr) -> bool {
-    attr.flags & fileattr::IMMUTABLE != 0
+    attr.flags & flag::IMMUTABLE != 0
 }
 
 /// Content may only be added to.
 fn is_append_only(attr: &Attr) -> bool {
-    attr.flags & fileattr::APPEND != 0
+    attr.flags & flag::APPEND != 0
 }
 
 fn permit(allowed: bool) -> Result<()> {

@@ -30,7 +30,7 @@ mod xattr;
 use crate::options::{Atime, Plan};
 use crate::wire::abi::init;
 use crate::wire::connection::Connection;
-use aegisfs_engine::{Fs, SetAttr, Time, MODE_DIR, MODE_TYPE};
+use aegisfs_engine::{flag, Fs, SetAttr, Time, MODE_DIR, MODE_TYPE};
 use inodes::Inodes;
 use refusal::Result;
 use std::sync::{Arc, Mutex};
@@ -117,7 +117,7 @@ impl Server {
         let old = attr.atime <= attr.mtime
             || attr.atime <= attr.ctime
             || now.sec.saturating_sub(attr.atime.sec) >= DAY;
-        let unwanted = attr.flags & fileattr::NOATIME != 0
+        let unwanted = attr.flags & flag::NOATIME != 0
             || (self.nodiratime && attr.mode & MODE_TYPE == MODE_DIR)
             || (self.atime == Atime::Relative && !old);
         if !unwanted {

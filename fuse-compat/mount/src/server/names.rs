@@ -39,12 +39,23 @@ impl Server {
         self.settle()
     }
 
-    pub fn rename_entry(&self, from: (u64, &[u8]), to: (u64, &[u8]), flags: u32) -> Result<()> {
+    /// `owner`: of the whiteout that the source may become. The kernel has checked that nothing is
+    /// replaced that must not be, and which flags go together.
+    pub fn rename_entry(
+        &self,
+        owner: (u32, u32),
+        from: (u64, &[u8]),
+        to: (u64, &[u8]),
+        flags: u32,
+    ) -> Result<()> {
         let mode = match flags {
             0 => RenameMode::Replace,
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,
             libc::RENAME_EXCHANGE => RenameMode::Exchange,
-            libc::RENAME_WHITEOUT => RenameMode::Whiteout,
+            f if f & !libc::RENAME_NOREPLACE == libc::RENAME_WHITEOUT => RenameMode::Whiteout {
+                uid: owner.0,
+                gid: Self::group_in(&self.fs.getattr(from.0)?, owner.1),
+            },
             _ => return Err(Refusal::INVALID),
         };
         self.may_remove_from(from.0, &self.fs.lookup(from.0, from.1)?)?;

@@ -5,7 +5,7 @@
 //! for collisions in its low bits; it never changes while the entry lives, and serves as position
 //! for readdir. A lookup scans the (nearly always one) entries of the hash and compares names.
 
-use super::inode::orphan_key;
+use super::inode::{check_project, orphan_key};
 use crate::error::{Error, Result};
 use crate::format::key::{kind, Key};
 use crate::format::record::{valid_name, Dirent, COOKIE_SLOTS, DIRENT_MAX};
@@ -146,7 +146,7 @@ impl Fs {
         let Err(cookie) = self.probe(&tx, dir, name)? else {
             return Err(Error::Exists);
         };
-        let attr = self.new_inode(&mut tx, dir, new)?;
+        let attr = self.new_inode(&mut tx, &parent, new)?;
         tx.put_inode(&attr)?;
         add_entry(&mut tx, &mut parent, cookie, name, &attr)?;
         tx.put_inode(&parent)?;
@@ -157,7 +157,7 @@ impl Fs {
     /// One more name for an inode.
     ///
     /// # Errors
-    /// As [`Fs::create`]; `TooManyLinks`; `Invalid` for directories.
+    /// As [`Fs::create`]; `TooManyLinks`; `OtherProject`; `Invalid` for directories.
     pub fn link(&self, ino: u64, dir: u64, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
         let mut tx = self.begin(Class::Grow)?;
@@ -169,6 +169,7 @@ impl Fs {
         if attr.nlink >= LINK_MAX {
             return Err(Error::TooManyLinks);
         }
+        check_project(&parent, &attr)?;
         let Err(cookie) = self.probe(&tx, dir, name)? else {
             return Err(Error::Exists);
         };

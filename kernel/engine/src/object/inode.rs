@@ -14,7 +14,7 @@ use crate::space::Range;
 use crate::txn::shared::Budget;
 use crate::txn::{Class, Fs, Tx, TREE};
 use crate::types::{
-    Attr, NewInode, SetAttr, Time, BLOCK_SHIFT, BLOCK_SIZE, MODE_BLOCK, MODE_CHAR, MODE_DIR,
+    flag, Attr, NewInode, SetAttr, Time, BLOCK_SHIFT, BLOCK_SIZE, MODE_BLOCK, MODE_CHAR, MODE_DIR,
     MODE_FIFO, MODE_FILE, MODE_SOCKET, MODE_SYMLINK, MODE_TYPE, SYMLINK_MAX,
 };
 use aegisfs_platform::{log, LogLevel, Vec};
@@ -44,7 +44,7 @@ impl Fs {
     /// Changes attributes.
     ///
     /// # Errors
-    /// `Stale`, `ReadOnly`, `NoSpace`.
+    /// `Stale`, `ReadOnly`, `NoSpace`; `Unsupported` for flags that cannot be set on it.
     pub fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
         let mut tx = self.begin(Class::Reserve)?;
         let mut attr = tx.inode(ino)?;
@@ -56,7 +56,10 @@ impl Fs {
         attr.atime = set.atime.unwrap_or(attr.atime);
         attr.mtime = set.mtime.unwrap_or(attr.mtime);
         attr.btime = set.btime.unwrap_or(attr.btime);
-        attr.flags = set.flags.unwrap_or(attr.flags);
+        if let Some(flags) = set.flags {
+            check_flags(&attr, flags)?;
+            attr.flags = attr.flags & !flag::SETTABLE | flags;
+        }
         attr.project = set.project.unwrap_or(attr.project);
         attr.ctime = set.ctime.unwrap_or_else(Time::now);
         attr.version = set.version.unwrap_or(attr.version.saturating_add(1));
@@ -79,7 +82,7 @@ impl Fs {
         if parent.mode & MODE_TYPE != MODE_DIR {
             return Err(Error::NotDirectory);
         }
-        let mut attr = self.new_inode(&mut tx, dir, new)?;
+        let mut attr = self.new_inode(&mut tx, &parent, new)?;
         attr.nlink = 0;
         tx.put_inode(&attr)?;
         tx.put(orphan_key(attr.ino), &[])?;
@@ -87,9 +90,15 @@ impl Fs {
         Ok(attr)
     }
 
-    /// Collects everything that makes a new inode but the inode record itself, which the caller puts.
+    /// Collects everything that makes a new inode in `dir` but the inode record itself, which the
+    /// caller puts.
     #[inline(never)]
-    pub(crate) fn new_inode(&self, tx: &mut Tx<'_>, dir: u64, new: &NewInode<'_>) -> Result<Attr> {
+    pub(crate) fn new_inode(
+        &self,
+        tx: &mut Tx<'_>,
+        dir: &Attr,
+        new: &NewInode<'_>,
+    ) -> Result<Attr> {
         let kind_of = new.mode & MODE_TYPE;
         let known = [
             MODE_FILE,
@@ -121,11 +130,15 @@ impl Fs {
             mtime: now,
             ctime: now,
             btime: now,
-            flags: new.flags,
-            project: new.project,
+            flags: inherited_flags(dir, new.mode),
+            project: if dir.flags & flag::PROJECT_INHERIT != 0 {
+                dir.project
+            } else {
+                0
+            },
             generation: u32::from_le_bytes(generation),
             version: 1,
-            parent: dir,
+            parent: dir.ino,
             inline: !new.target.is_empty(),
             has_xattrs: !new.xattrs.is_empty(),
             ..Attr::default()
@@ -302,6 +315,34 @@ impl Fs {
             state.trees.scan(TREE, from, to, io, f)
         })
     }
+}
+
+/// Whether an inode can have these flags.
+fn check_flags(attr: &Attr, flags: u32) -> Result<()> {
+    let is_dir = attr.mode & MODE_TYPE == MODE_DIR;
+    if flags & !flag::SETTABLE != 0 || (!is_dir && flags & flag::OF_DIRECTORIES != 0) {
+        return Err(Error::Unsupported);
+    }
+    Ok(())
+}
+
+/// Flags of a new inode in `dir`.
+const fn inherited_flags(dir: &Attr, mode: u32) -> u32 {
+    dir.flags
+        & match mode & MODE_TYPE {
+            MODE_DIR => flag::INHERITED,
+            MODE_FILE => flag::INHERITED & !flag::OF_DIRECTORIES,
+            // Flags that say something about content mean nothing to what has none.
+            _ => flag::NODUMP | flag::NOATIME,
+        }
+}
+
+/// Whether what belongs to the project of `attr` may get a name in `dir`.
+pub fn check_project(dir: &Attr, attr: &Attr) -> Result<()> {
+    if dir.flags & flag::PROJECT_INHERIT != 0 && dir.project != attr.project {
+        return Err(Error::OtherProject);
+    }
+    Ok(())
 }
 
 /// What [`delete_range`] did.

@@ -9,6 +9,7 @@ use super::dir::{
     add_entry, check_name, dangling, directory, live_directory, put_entry, remove_entry, touch,
     Found,
 };
+use super::inode::check_project;
 use crate::error::{Error, Result};
 use crate::txn::{Class, Fs, Tx};
 use crate::types::{Attr, NewInode, RenameMode, MODE_CHAR, MODE_DIR, MODE_TYPE};
@@ -57,7 +58,7 @@ impl Fs {
     ///
     /// # Errors
     /// `NotFound`, `Exists` (`NoReplace`), `NotEmpty`, `IsDirectory`, `NotDirectory`, `Invalid`
-    /// (a directory into itself), `NoSpace`, `ReadOnly`, `TooManyLinks`.
+    /// (a directory into itself), `NoSpace`, `ReadOnly`, `TooManyLinks`, `OtherProject`.
     pub fn rename(
         &self,
         from_dir: u64,
@@ -91,6 +92,7 @@ impl Fs {
             return Ok(None);
         }
         let mut moved = tx.inode(source.ino).map_err(dangling)?;
+        check_project(parents.target(), &moved)?;
         let mut replaced = None;
         let cookie = match target {
             Ok(_) if mode == RenameMode::NoReplace => return Err(Error::Exists),
@@ -103,8 +105,14 @@ impl Fs {
             Err(cookie) => cookie,
         };
         remove_entry(&mut tx, &mut parents.from, source.cookie, from, &moved)?;
-        if mode == RenameMode::Whiteout {
-            self.whiteout(&mut tx, &mut parents.from, source.cookie, from)?;
+        if let RenameMode::Whiteout { uid, gid } = mode {
+            let new = NewInode {
+                mode: MODE_CHAR,
+                uid,
+                gid,
+                ..NewInode::default()
+            };
+            self.whiteout(&mut tx, &mut parents.from, source.cookie, from, &new)?;
         }
         // Both names may share a hash; then the cookie just freed and the one just found differ.
         add_entry(&mut tx, parents.target(), cookie, to, &moved)?;
@@ -135,12 +143,15 @@ impl Fs {
 
     /// Puts a whiteout where the source was.
     #[inline(never)]
-    fn whiteout(&self, tx: &mut Tx<'_>, parent: &mut Attr, cookie: u64, name: &[u8]) -> Result<()> {
-        let new = NewInode {
-            mode: MODE_CHAR,
-            ..NewInode::default()
-        };
-        let attr = self.new_inode(tx, parent.ino, &new)?;
+    fn whiteout(
+        &self,
+        tx: &mut Tx<'_>,
+        parent: &mut Attr,
+        cookie: u64,
+        name: &[u8],
+        new: &NewInode<'_>,
+    ) -> Result<()> {
+        let attr = self.new_inode(tx, parent, new)?;
         tx.put_inode(&attr)?;
         add_entry(tx, parent, cookie, name, &attr)
     }
@@ -171,6 +182,8 @@ fn exchange(
     let mut a = tx.inode(source.ino).map_err(dangling)?;
     let mut b = tx.inode(target.ino).map_err(dangling)?;
     let (from_dir, to_dir) = (parents.from.ino, parents.target().ino);
+    check_project(&parents.from, &b)?;
+    check_project(parents.target(), &a)?;
     for (dir, cookie, name, attr) in [
         (from_dir, source.cookie, from, &b),
         (to_dir, target.cookie, to, &a),
