@@ -2,6 +2,7 @@
 /* See shim.h. */
 #include <linux/bio.h>
 #include <linux/highmem.h>
+#include <linux/iversion.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/ratelimit.h>
@@ -231,6 +232,44 @@ dev_t aegisfs_decode_dev(u32 major, u32 minor)
 	return MKDEV(major, minor);
 }
 
+bool aegisfs_is_sync(const struct inode *inode)
+{
+	return IS_SYNC(inode);
+}
+
+bool aegisfs_is_dirsync(const struct inode *inode)
+{
+	return IS_DIRSYNC(inode);
+}
+
+void aegisfs_iversion_set(struct inode *inode, u64 version)
+{
+	inode_set_iversion_queried(inode, version);
+}
+
+u64 aegisfs_iversion_peek(const struct inode *inode)
+{
+	return inode_peek_iversion(inode);
+}
+
+void aegisfs_iversion_changed(struct inode *inode)
+{
+	inode_maybe_inc_iversion(inode, false);
+}
+
+uid_t aegisfs_new_uid(struct mnt_idmap *idmap)
+{
+	return from_kuid(&init_user_ns, mapped_fsuid(idmap, &init_user_ns));
+}
+
+/* What is made in a set-group-ID directory has its group. */
+gid_t aegisfs_new_gid(struct mnt_idmap *idmap, const struct inode *dir)
+{
+	if (dir->i_mode & S_ISGID)
+		return i_gid_read(dir);
+	return from_kgid(&init_user_ns, mapped_fsgid(idmap, &init_user_ns));
+}
+
 /* ---- super block */
 
 void aegisfs_sb_start_intwrite(struct super_block *sb)
@@ -306,7 +345,7 @@ ssize_t aegisfs_generic_write_sync(struct kiocb *iocb, ssize_t count)
 
 void aegisfs_file_opened(struct file *file)
 {
-	file->f_mode |= FMODE_CAN_ODIRECT;
+	file->f_mode |= FMODE_CAN_ODIRECT | FMODE_NOWAIT;
 }
 
 void aegisfs_file_accessed(struct file *file)

@@ -67,6 +67,13 @@ void		aegisfs_mapping_setup(struct address_space *mapping);
 u32		aegisfs_encode_major(dev_t dev);
 u32		aegisfs_encode_minor(dev_t dev);
 dev_t		aegisfs_decode_dev(u32 major, u32 minor);
+bool		aegisfs_is_sync(const struct inode *inode);
+bool		aegisfs_is_dirsync(const struct inode *inode);
+void		aegisfs_iversion_set(struct inode *inode, u64 version);
+u64		aegisfs_iversion_peek(const struct inode *inode);
+void		aegisfs_iversion_changed(struct inode *inode);
+uid_t		aegisfs_new_uid(struct mnt_idmap *idmap);
+gid_t		aegisfs_new_gid(struct mnt_idmap *idmap, const struct inode *dir);
 
 /* super block */
 void		aegisfs_sb_start_intwrite(struct super_block *sb);

@@ -43,7 +43,8 @@ impl Drop for NofsScope {
     }
 }
 
-/// Wall-clock time: seconds since 1970 (may be negative) and nanoseconds below 10^9.
+/// Wall-clock time: seconds since 1970 (may be negative) and nanoseconds below 10^9. The clock is
+/// the VFS's for timestamps: with a finer one, a write after a rename could seem to come before it.
 #[must_use]
 pub fn now() -> (i64, u32) {
     let mut ts = bindings::timespec64 {
@@ -51,7 +52,7 @@ pub fn now() -> (i64, u32) {
         tv_nsec: 0,
     };
     // SAFETY: `ts` is writable for the call.
-    unsafe { bindings::ktime_get_real_ts64(&mut ts) };
+    unsafe { bindings::ktime_get_coarse_real_ts64(&mut ts) };
     (ts.tv_sec, u32::try_from(ts.tv_nsec).unwrap_or(0))
 }
 

@@ -65,11 +65,13 @@ pub(super) unsafe extern "C" fn getattr(
                     .saturating_add(sectors)
                     .min(most.max(stat.blocks));
             }
-            if request & bindings::STATX_DIOALIGN != 0 {
+            if request & (bindings::STATX_DIOALIGN | bindings::STATX_DIO_READ_ALIGN) != 0 {
                 if let Some(bdev) = inode.volume().bdev(0) {
                     stat.result_mask |= bindings::STATX_DIOALIGN;
                     stat.dio_mem_align = bdev.memory_alignment();
                     stat.dio_offset_align = BLOCK_SIZE as u32;
+                    stat.result_mask |= bindings::STATX_DIO_READ_ALIGN;
+                    stat.dio_read_offset_align = BLOCK_SIZE as u32;
                 }
             }
         }
@@ -130,6 +132,7 @@ unsafe fn change(
             }
             return Err(volume.errno(e));
         }
+        inode.version_changed();
         if valid & bindings::ATTR_MODE != 0 {
             to_result(bindings::posix_acl_chmod(
                 idmap,
@@ -137,7 +140,7 @@ unsafe fn change(
                 inode.mode() as u16,
             ))?;
         }
-        Ok(())
+        inode.settle_inode()
     }
 }
 

@@ -115,7 +115,7 @@ unsafe fn run(
         inode.content_changed(&attr);
         inode.set_size(end);
     }
-    Ok(())
+    inode.settle_inode()
 }
 
 /// Makes a range a hole, in the page cache and below.

@@ -76,6 +76,9 @@ unsafe fn buffered_write(
         to_result(bindings::kiocb_modified(iocb))?;
         let size = inode.size();
         if (*iocb).ki_pos as u64 > size {
+            if nowait {
+                return Err(EAGAIN);
+            }
             inode.zero_past(size);
         }
         Ok(buffered(iocb, from))
@@ -229,5 +232,9 @@ pub(super) static FILE_OPS: Table<bindings::file_operations> =
         unlocked_ioctl: Some(ioctl::ioctl),
         compat_ioctl: bindings::compat_ptr_ioctl,
         setlease: Some(bindings::generic_setlease),
+        fop_flags: bindings::FOP_BUFFER_RASYNC
+            | bindings::FOP_BUFFER_WASYNC
+            | bindings::FOP_DIO_PARALLEL_WRITE
+            | bindings::FOP_DONTCACHE,
         ..CStruct::ZERO
     });

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `chattr`: the `FS_*_FL` flags of inodes. The VFS checks who may change them.
+//! `chattr` and projects: the `FS_*_FL` flags of inodes. The VFS checks who may change them, the
+//! engine which there are.
 
 use super::inode::Inode;
 use crate::linux::ffi::bindings;
@@ -8,13 +9,13 @@ use core::sync::atomic::Ordering;
 use kernel::error::{code::*, from_result};
 use kernel::ffi::c_int;
 
-/// Flags that can be changed.
-const SETTABLE: u32 = bindings::FS_SYNC_FL
-    | bindings::FS_IMMUTABLE_FL
-    | bindings::FS_APPEND_FL
-    | bindings::FS_NODUMP_FL
-    | bindings::FS_NOATIME_FL
-    | bindings::FS_DIRSYNC_FL;
+/// What of `FS_XFLAG_*` has a meaning here: those with a flag of the same name.
+const XFLAGS: u32 = bindings::FS_XFLAG_SYNC
+    | bindings::FS_XFLAG_IMMUTABLE
+    | bindings::FS_XFLAG_APPEND
+    | bindings::FS_XFLAG_NODUMP
+    | bindings::FS_XFLAG_NOATIME
+    | bindings::FS_XFLAG_PROJINHERIT;
 
 pub(super) unsafe extern "C" fn get(
     dentry: *mut bindings::dentry,
@@ -40,17 +41,14 @@ pub(super) unsafe extern "C" fn set(
     from_result(|| unsafe {
         let inode = Inode::of((*dentry).d_inode);
         let wanted = &*wanted.cast::<bindings::file_kattr>();
-        let project = inode.state().project.load(Ordering::Relaxed);
-        let other = wanted.fsx_valid()
-            && (wanted.fsx_projid != project
-                || wanted.fsx_extsize != 0
-                || wanted.fsx_cowextsize != 0);
-        if wanted.flags & !SETTABLE != 0 || other {
+        let hints = wanted.fsx_extsize | wanted.fsx_cowextsize;
+        if wanted.fsx_xflags & !XFLAGS != 0 || hints != 0 {
             return Err(EOPNOTSUPP);
         }
         let volume = inode.volume();
         let set = SetAttr {
             flags: Some(wanted.flags),
+            project: Some(wanted.fsx_projid),
             ..SetAttr::default()
         };
         let attr = volume
@@ -58,7 +56,9 @@ pub(super) unsafe extern "C" fn set(
             .setattr(inode.ino(), &set)
             .map_err(|e| volume.errno(e))?;
         inode.apply_flags(attr.flags);
+        inode.state().project.store(attr.project, Ordering::Relaxed);
         inode.refresh(&attr);
+        inode.settle_inode()?;
         Ok(0)
     })
 }

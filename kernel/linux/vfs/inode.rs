@@ -148,8 +148,35 @@ impl Inode {
         volume.fs.getattr(self.ino()).map_err(|e| volume.errno(e))
     }
 
+    /// The end of a change of names in this directory: durable now, if that is asked for.
+    pub(super) fn settle_names(&self) -> Result {
+        // SAFETY: Alive.
+        self.settle(unsafe { bindings::aegisfs_is_dirsync(self.raw()) })
+    }
+
+    /// The end of a change of the inode: durable now, if that is asked for.
+    pub(super) fn settle_inode(&self) -> Result {
+        // SAFETY: Alive.
+        self.settle(unsafe { bindings::aegisfs_is_sync(self.raw()) })
+    }
+
+    fn settle(&self, now: bool) -> Result {
+        if now {
+            let volume = self.volume();
+            volume.fs.sync().map_err(|e| volume.errno(e))?;
+        }
+        Ok(())
+    }
+
+    /// Something about the inode has changed: whoever asked for its change cookie gets another one.
+    pub(super) fn version_changed(&self) {
+        // SAFETY: Alive.
+        unsafe { bindings::aegisfs_iversion_changed(self.raw()) }
+    }
+
     /// Takes over what the engine changed: links, times, and for directories the size.
     pub(super) fn refresh(&self, attr: &Attr) {
+        self.version_changed();
         if attr.nlink != self.nlink() {
             self.set_nlink(attr.nlink);
         }
@@ -214,6 +241,7 @@ impl Inode {
     pub(super) fn apply_mode(&self, attr: &Attr) {
         // SAFETY: Alive, and locked by the caller.
         unsafe { (*self.raw()).i_mode = attr.mode as u16 };
+        self.version_changed();
         self.set_ctime((attr.ctime.sec, attr.ctime.nsec));
     }
 
@@ -231,6 +259,7 @@ impl Inode {
         unsafe {
             (*raw).i_ino = attr.ino;
             (*raw).i_generation = attr.generation;
+            bindings::aegisfs_iversion_set(raw, attr.version);
             (*self.state.fixed.get()).btime = attr.btime;
             match attr.mode & MODE_TYPE {
                 MODE_FILE => {
@@ -280,11 +309,15 @@ impl Inode {
         Ok(())
     }
 
-    /// Stores the times that the VFS has.
+    /// Stores the times that the VFS has, and the change cookie: never less than what was shown.
+    /// (The engine's own goes up with each of its operations, and the VFS's with it; only writes
+    /// of content raise the VFS's alone, and they leave the inode dirty.)
     pub(super) fn store_times(&self) -> Result {
         let times = self.times();
         let time = |(sec, nsec)| Some(Time { sec, nsec });
         let mut set = SetAttr {
+            // SAFETY: Alive.
+            version: Some(unsafe { bindings::aegisfs_iversion_peek(self.raw()) }),
             atime: time(times.atime),
             ctime: time(times.ctime),
             ..SetAttr::default()

@@ -75,8 +75,8 @@ unsafe fn make(
         let inode = create(idmap, dir, dentry, &wanted)?;
         dir.reload();
         bindings::d_instantiate_new(dentry, inode.into_raw());
+        dir.settle_names()
     }
-    Ok(())
 }
 
 unsafe extern "C" fn create_file(
@@ -181,6 +181,7 @@ unsafe extern "C" fn link(
         dir.reload();
         bindings::ihold(inode.raw());
         bindings::d_instantiate(dentry, inode.raw());
+        dir.settle_names()?;
         Ok(0)
     })
 }
@@ -210,7 +211,7 @@ unsafe fn remove(
     };
     victim.refresh(&attr.map_err(|e| volume.errno(e))?);
     dir.reload();
-    Ok(())
+    dir.settle_names()
 }
 
 unsafe extern "C" fn unlink(dir: *mut bindings::inode, dentry: *mut bindings::dentry) -> c_int {
@@ -224,7 +225,7 @@ unsafe extern "C" fn rmdir(dir: *mut bindings::inode, dentry: *mut bindings::den
 }
 
 unsafe extern "C" fn rename(
-    _idmap: *mut bindings::mnt_idmap,
+    idmap: *mut bindings::mnt_idmap,
     old_dir: *mut bindings::inode,
     old: *mut bindings::dentry,
     new_dir: *mut bindings::inode,
@@ -235,7 +236,16 @@ unsafe extern "C" fn rename(
         0 => RenameMode::Replace,
         bindings::RENAME_NOREPLACE => RenameMode::NoReplace,
         bindings::RENAME_EXCHANGE => RenameMode::Exchange,
-        bindings::RENAME_WHITEOUT => RenameMode::Whiteout,
+        f if f & !bindings::RENAME_NOREPLACE == bindings::RENAME_WHITEOUT => {
+            // The VFS itself has seen to it that nothing is replaced that must not be.
+            // SAFETY: The VFS passes what the operation needs.
+            unsafe {
+                RenameMode::Whiteout {
+                    uid: bindings::aegisfs_new_uid(idmap),
+                    gid: bindings::aegisfs_new_gid(idmap, old_dir),
+                }
+            }
+        }
         _ => return EINVAL.to_errno(),
     };
     // SAFETY: The VFS passes directories and names of ours, all locked; the new name may have no
@@ -267,6 +277,8 @@ unsafe extern "C" fn rename(
         if old_dir != new_dir {
             to.reload();
         }
+        from.settle_names()?;
+        to.settle_names()?;
         Ok(0)
     })
 }
@@ -313,6 +325,8 @@ pub(super) static SYMLINK_INODE_OPS: Table<bindings::inode_operations> =
         getattr: Some(getattr),
         setattr: Some(setattr),
         listxattr: Some(xattr::list),
+        fileattr_get: Some(fileattr::get),
+        fileattr_set: Some(fileattr::set),
         ..CStruct::ZERO
     });
 
@@ -323,5 +337,7 @@ pub(super) static SPECIAL_INODE_OPS: Table<bindings::inode_operations> =
         listxattr: Some(xattr::list),
         get_inode_acl: Some(acl::get),
         set_acl: Some(acl::set),
+        fileattr_get: Some(fileattr::get),
+        fileattr_set: Some(fileattr::set),
         ..CStruct::ZERO
     });

@@ -12,7 +12,7 @@ use crate::linux::ffi::blockio::Bdev;
 use crate::linux::ffi::memory::ram_bytes;
 use crate::linux::ffi::table::{CStruct, Table};
 use aegisfs_engine::{
-    BlockDevice, Error, Fs, QuotaType, BLOCK_SIZE, FILE_SIZE_MAX, LINK_MAX, NAME_MAX, ROOT_INO,
+    BlockDevice, Error, Fs, QuotaType, BLOCK_SIZE, FILE_SIZE_MAX, NAME_MAX, ROOT_INO,
 };
 use aegisfs_platform::{try_box, Box, LockClass, Mutex, Vec};
 use kernel::error::{code::*, from_result, to_result, Result};
@@ -108,14 +108,15 @@ unsafe fn setup(sb: *mut bindings::super_block, fs: &Fs) {
         bindings::aegisfs_sb_identify(sb, uuid.as_ptr());
         (*sb).s_magic = SUPER_MAGIC as c_ulong;
         (*sb).s_maxbytes = FILE_SIZE_MAX as i64;
-        (*sb).s_max_links = LINK_MAX;
         (*sb).s_time_gran = 1;
         (*sb).s_time_min = i64::MIN;
         (*sb).s_time_max = i64::MAX;
         (*sb).s_op = SUPER_OPS.get();
         (*sb).s_xattr = xattr::handlers();
         (*sb).s_export_op = export::operations();
-        (*sb).s_flags |= bindings::SB_POSIXACL as c_ulong;
+        // `s_max_links` stays 0: the engine limits the names of files, and directories may have
+        // any number of subdirectories.
+        (*sb).s_flags |= (bindings::SB_POSIXACL | bindings::SB_I_VERSION) as c_ulong;
         // Before the first inode: the checksum of a page must not change while it is written.
         (*sb).s_iflags |= bindings::SB_I_STABLE_WRITES as c_ulong;
         (*sb).s_iflags |= c_ulong::from(bindings::SB_I_CGROUPWB as u16);

@@ -30,13 +30,16 @@ fn reserve(
     iomap: &mut bindings::iomap,
     source: &mut bindings::iomap,
 ) -> Result {
-    if flags & bindings::IOMAP_NOWAIT != 0 {
-        return Err(EAGAIN);
-    }
     let _nofs = NofsScope::enter();
     let volume = inode.volume();
     let mut range = blocks_of(pos, len);
     range.end = range.end.min(range.start.saturating_add(PIECE));
+    if flags & bindings::IOMAP_NOWAIT != 0
+        && inode.state().reserved.lock().missing(range.clone()) > 0
+    {
+        // The search for space may wait; what is dirty already has some.
+        return Err(EAGAIN);
+    }
     let start = range.start;
     let pin = inode.pin_quota();
     let end = (pos as u64).saturating_add(len);

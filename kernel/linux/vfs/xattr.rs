@@ -94,7 +94,7 @@ pub(super) fn store(inode: &Inode, name: &[u8], value: Option<&[u8]>, mode: Xatt
         result.map_err(|e| volume.errno(e))
     })?;
     inode.reload();
-    Ok(())
+    inode.settle_inode()
 }
 
 pub(super) unsafe extern "C" fn list(
