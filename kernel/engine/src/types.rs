@@ -207,6 +207,8 @@ pub struct NewInode<'a> {
     pub gid: u32,
     /// Device number of special files: `major << 32 | minor`.
     pub rdev: u64,
+    /// Project, unless the directory passes its own on.
+    pub project: u32,
     /// Target of a symbolic link, 1 to [`SYMLINK_MAX`] bytes; empty for others.
     pub target: &'a [u8],
     /// Extended attributes to create with it: full names (`security.selinux`), values.

@@ -134,7 +134,7 @@ impl Fs {
             project: if dir.flags & flag::PROJECT_INHERIT != 0 {
                 dir.project
             } else {
-                0
+                new.project
             },
             generation: u32::from_le_bytes(generation),
             version: 1,
