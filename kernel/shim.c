@@ -398,6 +398,16 @@ unsigned int aegisfs_logical_block_size(struct block_device *bdev)
 	return bdev_logical_block_size(bdev);
 }
 
+unsigned int aegisfs_discard_granularity(struct block_device *bdev)
+{
+	return bdev_max_discard_sectors(bdev) ? bdev_discard_granularity(bdev) : 0;
+}
+
+bool aegisfs_fatal_signal(void)
+{
+	return fatal_signal_pending(current);
+}
+
 /* ---- page cache and bios */
 
 void *aegisfs_folio_address(struct folio *folio, size_t offset)

@@ -101,6 +101,8 @@ size_t		aegisfs_iov_iter_count(const struct iov_iter *iter);
 void		aegisfs_seq_option(struct seq_file *m, const char *name, const char *value);
 void		aegisfs_seq_option_u64(struct seq_file *m, const char *name, u64 value);
 unsigned int	aegisfs_dio_mem_align(struct block_device *bdev);
+unsigned int	aegisfs_discard_granularity(struct block_device *bdev);
+bool		aegisfs_fatal_signal(void);
 unsigned int	aegisfs_logical_block_size(struct block_device *bdev);
 
 /* page cache and bios */

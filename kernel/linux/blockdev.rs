@@ -96,10 +96,11 @@ impl BlockDevice for KernelDevice {
         io(self.bdev.flush())
     }
 
-    fn discard(&self, offset: u64, len: u64) {
-        if self.writable().is_ok() {
-            // A hint: a device that cannot, or will not, loses nothing.
-            let _ = self.bdev.discard(offset, len);
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.writable()?;
+        if self.bdev.discard_granularity() == 0 {
+            return Err(Error::Unsupported);
         }
+        io(self.bdev.discard(offset, len))
     }
 }

@@ -223,7 +223,8 @@ def check_privileges_go():
         write("f", b"x" * 20000)
         os.chmod("f", 0o777)
         os.chown("f", 1000, 1000)
-        for bits, left in [(0o6777, 0o777), (0o6767, 0o2767)]:
+        # FUSE's protocol leaves the bit where there is no group execute, which gives no rights.
+        for bits, left in [(0o6777, 0o777), (0o6767, 0o2767 if t.FUSE else 0o767)]:
             os.chmod("f", bits)
             os.setxattr("f", "security.capability", CAPABILITY)
             same(as_user(1001, change), None, what)
@@ -241,7 +242,7 @@ def check_privileges_go():
     same(has_capability("f"), False, "capability after chown")
     os.chmod("f", 0o2644)
     os.chown("f", 1003, -1)
-    same(oct(mode("f")), oct(0o2644), "set-group-ID without group execute stays")
+    same(oct(mode("f")), oct(0o2644), "set-group-ID without group execute stays for root")
     os.mkdir("d", 0o755)
     os.chmod("d", 0o6755)
     os.chown("d", 1000, 1000)

@@ -351,16 +351,15 @@ impl BlockDevice for SimDisk {
     }
 
     /// Destroys the content at once: whoever still needs it gets caught.
-    fn discard(&self, offset: u64, len: u64) {
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
         let mut inner = self.inner();
-        let Ok(first) = inner.range(offset, len as usize) else {
-            return;
-        };
+        let first = inner.range(offset, len as usize)?;
         inner.requests += 1;
         let request = inner.requests;
         let junk: PageRef = Arc::new([0xdd; PAGE]);
         for i in 0..(len / PAGE as u64) as u32 {
             inner.store(request, first + i, junk.clone());
         }
+        Ok(())
     }
 }

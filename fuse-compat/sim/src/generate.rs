@@ -220,9 +220,10 @@ impl Generator {
         let p = self.profile;
         let r = self.rng.below(1000);
         if r < p.durable {
-            return match self.rng.below(5) {
-                0 => Op::Checkpoint,
-                1 => Op::Commit,
+            return match self.rng.below(16) {
+                0 => Op::Trim,
+                1..=3 => Op::Checkpoint,
+                4..=6 => Op::Commit,
                 _ => Op::Sync,
             };
         }

@@ -155,6 +155,8 @@ pub enum Op {
     Sync,
     Commit,
     Checkpoint,
+    /// Discards free space: of no concern to anybody.
+    Trim,
 }
 
 /// What `stat` shows and the model knows.
@@ -279,6 +281,9 @@ impl Op {
                 };
                 fs.set_quota(*of, *id, &set).map(|()| Value::Nothing)
             }
+            Self::Trim => fs
+                .trim(0..u64::MAX, 0, &mut || true)
+                .map(|_| Value::Nothing),
             Self::Sync => fs.sync().map(|()| Value::Nothing),
             Self::Commit => fs.commit(fs.sequence()).map(|()| Value::Nothing),
             Self::Checkpoint => fs.checkpoint().map(|()| Value::Nothing),
@@ -619,7 +624,7 @@ impl Model {
                     None => Err(Error::NoData),
                 }
             }
-            Op::Sync | Op::Commit | Op::Checkpoint => Ok(Value::Nothing),
+            Op::Sync | Op::Commit | Op::Checkpoint | Op::Trim => Ok(Value::Nothing),
             _ => self.look(op),
         }
     }

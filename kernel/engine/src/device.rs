@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The block device as the engine sees it. Hosts implement it; the engine never sees a descriptor.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One part of a [`BlockDevice::write_many`] batch.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,11 @@ pub trait BlockDevice: Send + Sync {
     /// `Error::Io` when the device fails.
     fn flush(&self) -> Result<()>;
 
-    /// Tells the device that a range is not needed any more; a hint that may be ignored.
-    fn discard(&self, _offset: u64, _len: u64) {}
+    /// Tells the device that a range is not needed any more: what stands there is undefined then.
+    ///
+    /// # Errors
+    /// `Error::Unsupported` when the device cannot; as [`BlockDevice::write`].
+    fn discard(&self, _offset: u64, _len: u64) -> Result<()> {
+        Err(Error::Unsupported)
+    }
 }

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::superblock::LABEL_MAX;
+use crate::space::Trim;
 use crate::txn::journal::{Committed, Pressure};
 use crate::txn::Fs;
 use crate::types::{Counters, Info, MountOptions, StatFs};
@@ -220,6 +221,26 @@ impl Fs {
     pub fn wake_background(&self) {
         self.wake.lock().due = true;
         self.wake_up.notify_all();
+    }
+
+    /// Tells the devices that free runs of at least `min` bytes within bytes `range` of the device are
+    /// not needed, until `go_on` is false. Gives the number of bytes.
+    ///
+    /// # Errors
+    /// `Unsupported` when the device cannot discard, device errors, `ReadOnly`, `Shutdown`.
+    pub fn trim(
+        &self,
+        range: core::ops::Range<u64>,
+        min: u64,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<u64> {
+        let mut trim = Trim::new(range, min);
+        loop {
+            self.writable()?;
+            if !go_on() || !self.space.lock().trim_step(&mut trim)? {
+                return Ok(trim.bytes);
+            }
+        }
     }
 
     /// Stops all changes at once, without writing anything (`FS_IOC_SHUTDOWN`).

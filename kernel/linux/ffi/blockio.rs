@@ -248,6 +248,12 @@ impl Bdev {
         kernel::error::to_result(unsafe { bindings::blkdev_issue_flush(self.raw()) })
     }
 
+    /// Unit in which the device can discard, in bytes; 0 when it cannot.
+    pub(crate) fn discard_granularity(self) -> u64 {
+        // SAFETY: Open.
+        u64::from(unsafe { bindings::aegisfs_discard_granularity(self.raw()) })
+    }
+
     /// Tells the device that a range is free.
     pub(crate) fn discard(self, offset: u64, len: u64) -> Result {
         match offset.checked_add(len) {

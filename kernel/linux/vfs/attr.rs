@@ -101,8 +101,14 @@ unsafe fn change(
         let inode = Inode::of((*dentry).d_inode);
         let valid = (*attr).ia_valid;
         if valid & bindings::ATTR_SIZE != 0 {
-            resize(inode, (*attr).ia_size as u64)?;
+            let size = (*attr).ia_size as u64;
+            if size != inode.size() {
+                // truncate(2) leaves it to the filesystem to set the times, which are filled in.
+                (*attr).ia_valid |= bindings::ATTR_MTIME | bindings::ATTR_CTIME;
+            }
+            resize(inode, size)?;
         }
+        let valid = (*attr).ia_valid;
         let volume = inode.volume();
         let moves = valid & (bindings::ATTR_UID | bindings::ATTR_GID) != 0;
         let old = if moves && volume.fs.quota_enforced() {

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The generic ioctls that a filesystem answers itself: label and shutdown.
+//! The generic ioctls that a filesystem answers itself: label, trimming and shutdown.
 
 use super::file::inode_of;
 use super::inode::Inode;
 use crate::linux::ffi::bindings;
+use aegisfs_engine::BLOCK_SIZE;
+use core::mem::size_of;
 use kernel::error::{code::*, to_result, Result};
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
-use kernel::ioctl::{_IOR, _IOW};
+use kernel::ioctl::{_IOR, _IOW, _IOWR};
 use kernel::uaccess::{UserPtr, UserSlice};
 
 /// Length of the buffer of the label ioctls.
 const FSLABEL_MAX: usize = 256;
 const GETFSLABEL: u32 = _IOR::<[u8; FSLABEL_MAX]>(0x94, 49);
 const SETFSLABEL: u32 = _IOW::<[u8; FSLABEL_MAX]>(0x94, 50);
+const FITRIM: u32 = _IOWR::<[u64; 3]>(b'X' as u32, 121);
 const SHUTDOWN: u32 = _IOR::<u32>(b'X' as u32, 125);
 /// Longest label that the format holds.
 const LABEL_MAX: usize = 63;
@@ -31,6 +34,7 @@ pub(super) unsafe extern "C" fn ioctl(
         match command {
             GETFSLABEL => get_label(inode_of(file), argument),
             SETFSLABEL => set_label(file, argument),
+            FITRIM => trim(inode_of(file), argument),
             SHUTDOWN => shutdown(inode_of(file), argument),
             _ => Err(ENOTTY),
         }
@@ -86,6 +90,38 @@ unsafe fn set_label(file: *mut bindings::file, argument: c_ulong) -> Result {
         bindings::mnt_drop_write_file(file);
         result.map_err(|e| volume.errno(e))
     }
+}
+
+/// `struct fstrim_range`: where to start, how much, and the shortest run; the second is replaced by
+/// what was done. All in bytes of the device.
+fn trim(inode: &Inode, argument: c_ulong) -> Result {
+    if !is_admin() {
+        return Err(EPERM);
+    }
+    let volume = inode.volume();
+    let unit = volume.bdev(0).ok_or(EIO)?.discard_granularity();
+    if unit == 0 {
+        return Err(EOPNOTSUPP);
+    }
+    let user = UserSlice::new(UserPtr::from_addr(argument as usize), 3 * size_of::<u64>());
+    let (mut reader, mut writer) = user.reader_writer();
+    let mut next = || reader.read::<u64>();
+    let (start, len, min) = (next()?, next()?, next()?);
+    let info = volume.fs.info();
+    let longest = u64::from(info.chunk_blocks) * BLOCK_SIZE as u64;
+    if start >= info.device_size || len < BLOCK_SIZE as u64 || min > longest {
+        return Err(EINVAL);
+    }
+    let end = start.saturating_add(len);
+    let done = volume
+        .fs
+        // SAFETY: Asks about the current task.
+        .trim(start..end, min.max(unit), &mut || unsafe {
+            !bindings::aegisfs_fatal_signal()
+        })
+        .map_err(|e| volume.errno(e))?;
+    writer.write(&start)?;
+    writer.write(&done)
 }
 
 fn shutdown(inode: &Inode, argument: c_ulong) -> Result {

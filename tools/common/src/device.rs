@@ -304,13 +304,16 @@ impl BlockDevice for FileDevice {
             .map_err(|e| self.failed("flush", 0, 0, &e))
     }
 
-    fn discard(&self, offset: u64, len: u64) {
-        let fits = usize::try_from(len).is_ok_and(|n| self.check_write(offset, n).is_ok());
-        if fits {
-            if let Err(e) = self.try_discard(offset, len) {
-                tracing::debug!("{}: discard failed: {e}", self.path().display());
+    fn discard(&self, offset: u64, len: u64) -> EngineResult<()> {
+        let n = usize::try_from(len).map_err(|_| Error::Invalid)?;
+        self.check_write(offset, n)?;
+        self.try_discard(offset, len).map_err(|e| {
+            tracing::debug!("{}: discard failed: {e}", self.path().display());
+            match e.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EOPNOTSUPP | Errno::ENOTTY) => Error::Unsupported,
+                _ => Error::Io,
             }
-        }
+        })
     }
 }
 

@@ -53,7 +53,7 @@ impl Server {
     /// Makes a new inode under a new name.
     pub fn make(&self, dir: u64, name: &[u8], maker: &Maker<'_>) -> Result<Attr> {
         let attr = self.inherit(dir, maker, |new| self.fs.create(dir, name, new))?;
-        self.settle()?;
+        self.settle(self.fs.getattr(dir)?.flags)?;
         Ok(attr)
     }
 

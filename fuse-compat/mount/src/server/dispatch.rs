@@ -176,6 +176,7 @@ impl Server {
             op::SETATTR => {
                 let (changes, kill) = read_changes(&mut b)?;
                 put_attr_reply(out, &self.change(r.uid, kill, r.node, &changes)?);
+                self.settle_inode(r.node)?;
             }
             op::STATFS => self.put_statfs(out),
             op::SETXATTR => {
@@ -188,6 +189,7 @@ impl Server {
                 let name = b.name()?;
                 let value = b.data(size)?;
                 self.set_xattr(r.node, name, value, flags, kill_setgid)?;
+                self.settle_inode(r.node)?;
             }
             op::GETXATTR => {
                 let size = b.u32()?;
@@ -195,13 +197,16 @@ impl Server {
                 put_sized(out, &self.get_xattr(r.node, b.name()?)?, size)?;
             }
             op::LISTXATTR => put_sized(out, &self.list_xattrs(r.uid, r.node)?, b.u32()?)?,
-            op::REMOVEXATTR => self.remove_xattr(r.node, b.name()?)?,
+            op::REMOVEXATTR => {
+                self.remove_xattr(r.node, b.name()?)?;
+                self.settle_inode(r.node)?;
+            }
             op::IOCTL => {
                 b.skip(12)?;
                 let command = b.u32()?;
                 b.skip(8)?;
                 let (in_size, out_size) = (b.u32()?, b.u32()?);
-                let result = self.control(r.node, command, b.data(in_size)?)?;
+                let result = self.control(r.uid, r.node, command, b.data(in_size)?)?;
                 // Result 0, no flags, no vectors.
                 out.zeros(16);
                 out.put(result.get(..out_size as usize).unwrap_or(&result));
@@ -233,6 +238,7 @@ impl Server {
                 b.skip(16)?;
                 let kill = flags & WRITE_KILL_SUIDGID != 0;
                 let written = self.write_file(r.uid, r.node, offset, b.data(size)?, kill)?;
+                self.settle_inode(r.node)?;
                 put_written(out, written)?;
             }
             op::FSYNC | op::SYNCFS => self.sync()?,
@@ -240,6 +246,7 @@ impl Server {
                 b.skip(8)?;
                 let (offset, len, mode) = (b.u64()?, b.u64()?, b.i32()?);
                 self.allocate(r.uid, r.node, offset, len, mode)?;
+                self.settle_inode(r.node)?;
             }
             op::LSEEK => {
                 b.skip(8)?;

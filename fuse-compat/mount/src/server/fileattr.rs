@@ -24,7 +24,7 @@ const SET_XATTR: u32 = 0x401c_5820;
 const FSXATTR: usize = 28;
 
 impl Server {
-    pub fn control(&self, ino: u64, command: u32, input: &[u8]) -> Result<Vec<u8>> {
+    pub fn control_inode(&self, ino: u64, command: u32, input: &[u8]) -> Result<Vec<u8>> {
         let word = |at: usize| -> Result<u32> {
             let bytes = input.get(at..at + 4).and_then(|b| b.try_into().ok());
             bytes.map(u32::from_le_bytes).ok_or(Refusal::INVALID)

@@ -14,6 +14,7 @@
 
 mod acl;
 mod attr;
+mod control;
 mod create;
 mod data;
 mod dirs;
@@ -83,9 +84,18 @@ impl Server {
         }
     }
 
-    /// The end of every change of a directory: durable now, if the mount says so.
-    fn settle(&self) -> Result<()> {
-        if self.sync_directories {
+    /// The end of every change of a directory with these flags: durable now, if they or the mount
+    /// say so.
+    fn settle(&self, dir_flags: u32) -> Result<()> {
+        if self.sync_directories || dir_flags & (flag::DIRSYNC | flag::SYNC) != 0 {
+            self.fs.sync()?;
+        }
+        Ok(())
+    }
+
+    /// The end of a change of an inode itself.
+    fn settle_inode(&self, ino: u64) -> Result<()> {
+        if self.fs.getattr(ino)?.flags & flag::SYNC != 0 {
             self.fs.sync()?;
         }
         Ok(())

@@ -29,14 +29,14 @@ impl Server {
         self.may_remove_from(dir, &self.fs.lookup(dir, name)?)?;
         let removed = self.fs.unlink(dir, name)?;
         self.name_gone(&removed);
-        self.settle()
+        self.settle(self.fs.getattr(dir)?.flags)
     }
 
     pub fn remove_directory(&self, dir: u64, name: &[u8]) -> Result<()> {
         self.may_remove_from(dir, &self.fs.lookup(dir, name)?)?;
         let removed = self.fs.rmdir(dir, name)?;
         self.name_gone(&removed);
-        self.settle()
+        self.settle(self.fs.getattr(dir)?.flags)
     }
 
     /// `owner`: of the whiteout that the source may become. The kernel has checked that nothing is
@@ -66,15 +66,15 @@ impl Server {
         if let Some(replaced) = self.fs.rename(from.0, from.1, to.0, to.1, mode)? {
             self.name_gone(&replaced);
         }
-        self.settle()
+        self.settle(self.fs.getattr(from.0)?.flags | self.fs.getattr(to.0)?.flags)
     }
 
     pub fn add_link(&self, ino: u64, dir: u64, name: &[u8]) -> Result<Attr> {
         guard::may_change(&self.fs.getattr(ino)?)?;
-        self.may_add_to(dir)?;
+        let parent = self.may_add_to(dir)?;
         let attr = self.fs.link(ino, dir, name)?;
         self.inodes.named(ino);
-        self.settle()?;
+        self.settle(parent.flags)?;
         Ok(attr)
     }
 

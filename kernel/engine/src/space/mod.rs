@@ -21,6 +21,7 @@ mod bitmap;
 mod commit;
 mod flight;
 mod slots;
+mod trim;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use aegisfs_platform::{log, Arc, LogLevel, Vec};
 pub use audit::Audit;
 pub use bitmap::Bitmap;
 pub use commit::{table_digest, SpaceImage, TablePage};
+pub use trim::Trim;
 
 /// A run of logical blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -578,7 +580,8 @@ impl Space {
             if discard {
                 if let Ok(at) = self.pool.locate(r.addr, r.blocks) {
                     if let Ok(device) = self.pool.device(at.device) {
-                        device.discard(at.offset, r.blocks * BLOCK_SIZE as u64);
+                        // A hint: a device that cannot, or will not, loses nothing.
+                        let _ = device.discard(at.offset, r.blocks * BLOCK_SIZE as u64);
                     }
                 }
             }
