@@ -8,7 +8,7 @@ need python3
 
 fresh
 "$(dirname "$0")/lib_calls.py" "$MNT" acl
-before=$(cd "$MNT"; getfattr -R -d -m - . | sort)
+before=$(cd "$MNT"; getfattr -h -R -d -m - . | sort)
 remount_cold
-[ "$before" = "$(cd "$MNT"; getfattr -R -d -m - . | sort)" ] || die "attributes differ after a remount"
+[ "$before" = "$(cd "$MNT"; getfattr -h -R -d -m - . | sort)" ] || die "attributes differ after a remount"
 checked

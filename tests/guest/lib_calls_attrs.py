@@ -238,7 +238,7 @@ def check_projects():
     fd = os.open("p", os.O_TMPFILE | os.O_RDWR)
     same(fsx(fd)[1], 42)
     os.close(fd)
-    for bad in [(0x8000, None), (0x2, None)]:
+    for bad in [(0x8000, None), (0x2000, None)]:
         with refused(errno.EOPNOTSUPP, errno.EINVAL):
             fsx("p/f", *bad)
     with refused(errno.EINVAL):

@@ -12,6 +12,6 @@ mkfs.aegisfs -q "$tmp/image" 2G
 mount_volume "$tmp/image" "$tmp/mnt"
 chmod 755 "$tmp"
 checks=$here/../guest
-python3 "$checks/lib_calls.py" "$tmp/mnt" ${AEGIS_CALLS:-acl names attrs} || fail "calls"
+python3 "$checks/lib_calls.py" "$tmp/mnt" ${AEGIS_CALLS:-acl names attrs io} || fail "calls"
 unmount_volume "$tmp/mnt"
 check_volume "$tmp/image" "after the calls"

@@ -5,8 +5,8 @@ use crate::model::{Body, Model};
 use crate::ops::{Data, New, Op};
 use crate::rng::Rng;
 use aegisfs_engine::{
-    flag, QuotaType, RenameMode, Time, XattrMode, BLOCK_SIZE, MODE_BLOCK, MODE_DIR, MODE_FIFO, MODE_FILE,
-    MODE_SYMLINK, MODE_TYPE, ROOT_INO,
+    flag, QuotaType, RenameMode, Time, XattrMode, BLOCK_SIZE, MODE_BLOCK, MODE_DIR, MODE_FIFO,
+    MODE_FILE, MODE_SYMLINK, MODE_TYPE, ROOT_INO,
 };
 
 /// What kind of run it is to be.

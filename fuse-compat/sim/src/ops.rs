@@ -4,9 +4,9 @@
 use crate::model::{Body, Content, Inode, Model};
 use crate::rng::Rng;
 use aegisfs_engine::{
-    flag, Attr, Error, Fs, NewInode, QuotaType, RenameMode, Result, SetAttr, SetQuota, Time, XattrMode,
-    BLOCK_SIZE, FILE_SIZE_MAX, LINK_MAX, MODE_CHAR, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE,
-    NAME_MAX, SYMLINK_MAX,
+    flag, Attr, Error, Fs, NewInode, QuotaType, RenameMode, Result, SetAttr, SetQuota, Time,
+    XattrMode, BLOCK_SIZE, FILE_SIZE_MAX, LINK_MAX, MODE_CHAR, MODE_DIR, MODE_FILE, MODE_SYMLINK,
+    MODE_TYPE, NAME_MAX, SYMLINK_MAX,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -142,9 +142,7 @@ impl Attr {
     /// Project of what is made in this directory, unless its maker says otherwise.
     #[must_use]
     pub const fn project_of_new(&self) -> u32 {
-        /// `FS_PROJINHERIT_FL`.
-        const INHERIT: u32 = 0x2000_0000;
-        if self.flags & INHERIT != 0 {
+        if self.flags & flag::PROJECT_INHERIT != 0 {
             self.project
         } else {
             0

@@ -5,11 +5,9 @@ use super::guard;
 use super::refusal::{Refusal, Result};
 use super::Server;
 use crate::wire::payload::Payload;
-use aegisfs_engine::{Attr, Error, Mapping, BLOCK_SHIFT, BLOCK_SIZE};
+use aegisfs_engine::{Attr, Error, Mapping, BLOCK_SHIFT, BLOCK_SIZE, FILE_SIZE_MAX};
 use std::cell::RefCell;
 
-/// Blocks asked for in one step of a search for data or holes.
-const SEARCH_BLOCKS: u64 = 1 << 20;
 /// Bytes copied in one step, and in one request at most.
 const COPY_STEP: usize = 1 << 20;
 const COPY_MAX: usize = 64 << 20;
@@ -56,6 +54,10 @@ impl Server {
             self.clear_set_id(ino)?;
         }
         self.inodes.written(ino);
+        // The kernel knows only its own limit of a file's size.
+        let room = FILE_SIZE_MAX.saturating_sub(offset).max(1);
+        let fits = usize::try_from(room).unwrap_or(usize::MAX).min(data.len());
+        let data = &data[..fits];
         match self.write_within(caller, ino, offset, data) {
             Ok(()) => Ok(data.len()),
             Err(Error::NoSpace | Error::Quota) => self.write_what_fits(caller, ino, offset, data),
@@ -146,7 +148,7 @@ impl Server {
         let end = size.div_ceil(BLOCK_SIZE as u64);
         let mut block = start >> BLOCK_SHIFT;
         while block < end {
-            let (is_data, blocks) = match self.fs.map(ino, block, SEARCH_BLOCKS.min(end - block))? {
+            let (is_data, blocks) = match self.fs.map(ino, block, end - block)? {
                 Mapping::Hole { blocks } | Mapping::Unwritten { blocks, .. } => (false, blocks),
                 Mapping::Data { blocks, .. } => (true, blocks),
                 Mapping::Inline => (true, end - block),
