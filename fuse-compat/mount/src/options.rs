@@ -234,12 +234,12 @@ mod tests {
         assert_eq!(plan.engine.errors, ErrorPolicy::Continue);
         assert_eq!(plan.engine.commit_secs, 30);
         assert!(!plan.engine.quota);
-        let plan = parse("usrquota,prjquota").unwrap();
-        assert_eq!((plan.quota, plan.engine.quota), (5, true));
-        assert_eq!(parse("gquota,noquota").unwrap().quota, 0);
         assert_eq!(plan.engine.cache_bytes, 16 << 20);
         assert_eq!(plan.fsname.as_deref(), Some("a,b"));
         assert_eq!(plan.allow_other, Some(true));
+        let plan = parse("usrquota,prjquota").unwrap();
+        assert_eq!((plan.quota, plan.engine.quota), (5, true));
+        assert_eq!(parse("gquota,noquota").unwrap().quota, 0);
     }
 
     #[test]
