@@ -10,9 +10,11 @@ use aegisfs_engine::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE
 use aegisfs_engine::format::node::{self, Expected};
 use aegisfs_engine::format::quota::decode_quota;
 use aegisfs_engine::format::record::{
-    decode_inode, extent_sum, Dirent, Extent, ExtentKind, Subvolume, Xattr,
+    decode_inode, extent_sum, Dirent, Extent, ExtentKind, Shared, Subvolume, Xattr,
 };
-use aegisfs_engine::format::superblock::{Superblock, RO_COMPAT_QUOTA, TABLE_OFFSET};
+use aegisfs_engine::format::superblock::{
+    Superblock, INCOMPAT_SHARED, RO_COMPAT_QUOTA, TABLE_OFFSET,
+};
 use aegisfs_engine::{
     file_type, read_superblock, Attr, BlockDevice, Error, MODE_DIR, MODE_FILE, MODE_TYPE, ROOT_INO,
 };
@@ -27,6 +29,8 @@ struct Audit<'a> {
     chunks: Vec<ChunkEntry>,
     /// For each chunk, for each block: how often something refers to it.
     used: Vec<Vec<u8>>,
+    /// For each block of extents that bear the flag: how many of them lead to it.
+    references: BTreeMap<u64, u32>,
     found: Findings,
     verify_data: bool,
 }
@@ -58,6 +62,7 @@ pub fn audit(device: &dyn BlockDevice, verify_data: bool) -> Result<Findings, Er
         sb,
         chunks: vec![],
         used: vec![],
+        references: BTreeMap::new(),
         found: vec![],
         verify_data,
     };
@@ -97,7 +102,65 @@ impl Audit<'_> {
         }
         self.inodes(&inodes, &subvolume);
         self.quota(&inodes, &pool);
+        self.counts(&pool);
         self.bitmaps()
+    }
+
+    /// References to shared blocks against their records.
+    fn counts(&mut self, pool: &[(Key, Vec<u8>)]) {
+        let mut left = std::mem::take(&mut self.references);
+        if !left.is_empty() && self.sb.incompat & INCOMPAT_SHARED == 0 {
+            self.find("shared extents without the feature".into());
+        }
+        let mut end = 0;
+        for (key, value) in pool.iter().filter(|(k, _)| k.kind == kind::SHARED) {
+            let Some(s) = Shared::decode(value).filter(|_| key.object == 0 && key.offset >= end)
+            else {
+                self.find(format!("invalid record of shared blocks {key:?}"));
+                continue;
+            };
+            end = key.offset + u64::from(s.blocks);
+            for block in key.offset..end {
+                let n = left.remove(&block);
+                if n != Some(s.count) {
+                    self.find(format!(
+                        "block {block}: {} references, {n:?} found",
+                        s.count
+                    ));
+                }
+            }
+        }
+        if let Some((block, n)) = left.iter().find(|(_, n)| **n > 1) {
+            self.find(format!("block {block}: {n} references, no record"));
+        }
+    }
+
+    /// Notes that an extent uses its blocks; gives where each replica stands. Those that bear the flag
+    /// may use them together.
+    fn take_extent(&mut self, e: &Extent, what: &str) -> Vec<Option<u64>> {
+        if !e.shared {
+            let blocks = u64::from(e.blocks);
+            return e.replicas().map(|a| self.take(a, blocks, what)).collect();
+        }
+        for i in 0..e.blocks {
+            let one = e.slice(i, 1);
+            let n = self.references.entry(one.addr[0]).or_default();
+            *n += 1;
+            if *n == 1 {
+                for addr in one.replicas() {
+                    self.take(addr, 1, what);
+                }
+            }
+        }
+        e.replicas().map(|a| self.place(a)).collect()
+    }
+
+    /// Byte offset of a block, if it is in a chunk.
+    fn place(&self, addr: u64) -> Option<u64> {
+        let chunk = self
+            .chunks
+            .get((addr / u64::from(self.sb.chunk_blocks)) as usize)?;
+        Some(chunk.offset + addr % u64::from(self.sb.chunk_blocks) * PAGE as u64)
     }
 
     /// Usage of each identifier against what its inodes come to.
@@ -337,10 +400,9 @@ impl Audit<'_> {
             self.find(format!("inode {ino}: wrong number of replicas"));
         }
         let what = format!("inode {ino}, block {start}");
-        for addr in e.replicas() {
-            let Some(offset) = self.take(addr, u64::from(e.blocks), &what) else {
-                continue;
-            };
+        let places = self.take_extent(&e, &what);
+        for (addr, offset) in e.replicas().zip(places) {
+            let Some(offset) = offset else { continue };
             if e.kind == ExtentKind::Unwritten || !self.verify_data {
                 continue;
             }

@@ -262,14 +262,14 @@ impl Generator {
                     data: self.data(p.write_max),
                 }
             }
-            66..=71 => {
+            66..=69 => {
                 let ino = self.file(model);
                 Op::Truncate {
                     ino,
                     size: self.offset(model, ino),
                 }
             }
-            72..=76 => {
+            70..=72 => {
                 let ino = self.file(model);
                 Op::Punch {
                     ino,
@@ -277,7 +277,7 @@ impl Generator {
                     len: self.rng.below(p.write_max as u64 * 2),
                 }
             }
-            77..=81 => {
+            73..=76 => {
                 let ino = self.file(model);
                 Op::Fallocate {
                     ino,
@@ -286,7 +286,8 @@ impl Generator {
                     keep_size: self.rng.chance(1, 2),
                 }
             }
-            82..=88 => self.setattr(model),
+            77..=82 => self.remap(model),
+            83..=88 => self.setattr(model),
             89..=96 => Op::SetXattr {
                 ino: self.of_kind(model, None),
                 name: self.xattr_name(),
@@ -301,6 +302,64 @@ impl Generator {
             _ => Op::RemoveXattr {
                 ino: self.of_kind(model, None),
                 name: self.xattr_name(),
+            },
+        }
+    }
+
+    /// Clones, moves, and the end of sharing.
+    fn remap(&mut self, model: &Model) -> Op {
+        let block = BLOCK_SIZE as u64;
+        let (ino, other) = (self.file(model), self.file(model));
+        let size = |ino: u64| match model.inode(ino).map(|i| &i.body) {
+            Ok(Body::File(c)) => c.size,
+            _ => 0,
+        };
+        let (own, most) = (size(ino), self.profile.file_max);
+        let mut offset = self.offset(model, ino).min(most);
+        // Mostly of whole blocks.
+        if !self.rng.chance(1, 40) {
+            offset = offset / block * block;
+        }
+        let to_offset = self.offset(model, other).min(most) / block * block;
+        let r = &mut self.rng;
+        let rest = own.saturating_sub(offset);
+        let len = match r.below(3) {
+            0 if rest < 4 * most => rest,
+            _ => r
+                .below(rest.min(self.profile.write_max as u64) + 1)
+                .next_multiple_of(block),
+        };
+        match r.below(10) {
+            0 => Op::Unshare { ino, offset, len },
+            1..=2 => Op::Collapse { ino, offset, len },
+            3 if own < 4 * most => Op::Insert { ino, offset, len },
+            4 if offset % block == 0 => {
+                // What has been cloned just now is equal, and may be shared once more.
+                let (from, to) = (model.inode(ino), model.inode(other));
+                let equal = match (from.map(|i| &i.body), to.map(|i| &i.body)) {
+                    (Ok(Body::File(a)), Ok(Body::File(b))) => {
+                        let len = len as usize;
+                        a.read(offset, len) == b.read(to_offset, len)
+                            && b.size >= to_offset + len as u64
+                    }
+                    _ => false,
+                };
+                Op::Clone {
+                    from: ino,
+                    from_offset: offset,
+                    to: other,
+                    to_offset,
+                    len,
+                    dedupe: equal,
+                }
+            }
+            _ => Op::Clone {
+                from: ino,
+                from_offset: offset,
+                to: other,
+                to_offset,
+                len,
+                dedupe: false,
             },
         }
     }

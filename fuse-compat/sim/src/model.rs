@@ -77,6 +77,36 @@ impl Content {
         }
     }
 
+    /// Makes bytes from `to` on those of `source` from `from` on; both at the start of a block, and all
+    /// of the last block. The size is left alone.
+    pub fn copy(&mut self, source: &Self, from: u64, to: u64, len: u64) {
+        let block = BLOCK_SIZE as u64;
+        self.zero(to, to + len.next_multiple_of(block));
+        let (first, last) = (from / block, (from + len).div_ceil(block));
+        for (n, b) in source.blocks.range(first..last) {
+            self.set(n - first + to / block, b.data);
+        }
+    }
+
+    /// Takes whole blocks out.
+    pub fn collapse(&mut self, offset: u64, len: u64) {
+        let (first, n) = (offset / BLOCK_SIZE as u64, len / BLOCK_SIZE as u64);
+        self.zero(offset, offset + len);
+        for (at, b) in self.blocks.split_off(&first) {
+            self.set(at - n, b.data);
+        }
+        self.size -= len;
+    }
+
+    /// Puts a hole of whole blocks in.
+    pub fn insert(&mut self, offset: u64, len: u64) {
+        let (first, n) = (offset / BLOCK_SIZE as u64, len / BLOCK_SIZE as u64);
+        for (at, b) in self.blocks.split_off(&first) {
+            self.set(at + n, b.data);
+        }
+        self.size += len;
+    }
+
     /// Sets the size; what is cut off is gone.
     pub fn resize(&mut self, size: u64) {
         if size < self.size {

@@ -103,6 +103,30 @@ pub enum Op {
         len: u64,
         keep_size: bool,
     },
+    /// Also as deduplication, of ranges that are equal.
+    Clone {
+        from: u64,
+        from_offset: u64,
+        to: u64,
+        to_offset: u64,
+        len: u64,
+        dedupe: bool,
+    },
+    Unshare {
+        ino: u64,
+        offset: u64,
+        len: u64,
+    },
+    Collapse {
+        ino: u64,
+        offset: u64,
+        len: u64,
+    },
+    Insert {
+        ino: u64,
+        offset: u64,
+        len: u64,
+    },
     SetAttr {
         ino: u64,
         mode: Option<u32>,
@@ -245,6 +269,32 @@ impl Op {
                 len,
                 keep_size,
             } => attr(fs.fallocate(*ino, *offset, *len, *keep_size)?),
+            Self::Clone {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+                dedupe,
+            } => attr(if *dedupe {
+                fs.dedupe_range(*from, *from_offset, *to, *to_offset, *len)?
+            } else {
+                fs.clone_range(
+                    *from,
+                    *from_offset,
+                    *to,
+                    *to_offset,
+                    *len,
+                    Some(Time::now()),
+                )?
+            }),
+            Self::Unshare { ino, offset, len } => attr(fs.unshare_range(*ino, *offset, *len)?),
+            Self::Collapse { ino, offset, len } => {
+                attr(fs.collapse_range(*ino, *offset, *len, Some(Time::now()))?)
+            }
+            Self::Insert { ino, offset, len } => {
+                attr(fs.insert_range(*ino, *offset, *len, Some(Time::now()))?)
+            }
             Self::SetAttr {
                 ino,
                 mode,
@@ -350,6 +400,11 @@ impl New {
             ..NewInode::default()
         })
     }
+}
+
+/// A range of whole blocks, not empty.
+const fn whole_blocks(offset: u64, len: u64) -> bool {
+    offset % BLOCK_SIZE as u64 == 0 && len % BLOCK_SIZE as u64 == 0 && len > 0
 }
 
 /// What the model says of a name.
@@ -557,6 +612,43 @@ impl Model {
                 if !keep_size && end > c.size {
                     c.size = end;
                 }
+                self.seen(*ino)
+            }
+            Op::Clone {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+                dedupe: _,
+            } => self.clone_range(*from, *from_offset, *to, *to_offset, *len),
+            Op::Unshare { ino, .. } => {
+                self.inode(*ino)?;
+                self.content_mut(*ino)?;
+                self.seen(*ino)
+            }
+            Op::Collapse { ino, offset, len } => {
+                self.inode(*ino)?;
+                let c = self.content_mut(*ino)?;
+                if offset.saturating_add(*len) >= c.size || !whole_blocks(*offset, *len) {
+                    return Err(Error::Invalid);
+                }
+                c.collapse(*offset, *len);
+                self.seen(*ino)
+            }
+            Op::Insert { ino, offset, len } => {
+                self.inode(*ino)?;
+                let c = self.content_mut(*ino)?;
+                if *offset >= c.size {
+                    return Err(Error::Invalid);
+                }
+                if c.size.saturating_add(*len) > FILE_SIZE_MAX {
+                    return Err(Error::FileTooBig);
+                }
+                if !whole_blocks(*offset, *len) {
+                    return Err(Error::Invalid);
+                }
+                c.insert(*offset, *len);
                 self.seen(*ino)
             }
             Op::SetAttr {
@@ -774,6 +866,37 @@ impl Model {
         Ok(replaced)
     }
 
+    fn clone_range(
+        &mut self,
+        from: u64,
+        from_offset: u64,
+        to: u64,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<Value> {
+        self.inode(from)?;
+        self.inode(to)?;
+        let source = self.content_mut(from)?.clone();
+        let target = self.content_mut(to)?;
+        let end = from_offset.checked_add(len).ok_or(Error::Invalid)?;
+        let size = to_offset
+            .checked_add(len)
+            .filter(|e| *e <= FILE_SIZE_MAX)
+            .ok_or(Error::FileTooBig)?;
+        let block = BLOCK_SIZE as u64;
+        let aligned = from_offset % block == 0 && to_offset % block == 0;
+        let at_end = end == source.size && size >= target.size;
+        let overlap = from == to && from_offset.abs_diff(to_offset) < len.next_multiple_of(block);
+        if !aligned || end % block != 0 && !at_end || overlap || end > source.size {
+            return Err(Error::Invalid);
+        }
+        if len > 0 {
+            target.copy(&source, from_offset, to_offset, len);
+            target.size = target.size.max(size);
+        }
+        self.seen(to)
+    }
+
     fn write(&mut self, ino: u64, offset: u64, data: Data) -> Result<Value> {
         let end = offset
             .checked_add(data.len as u64)
@@ -820,6 +943,27 @@ impl Model {
                     c.size = c.size.max(next);
                     note(*ino, &mut inode, &c);
                     at = next;
+                }
+            }
+            Op::Clone {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+                dedupe: false,
+            } => {
+                let (Some((_, source)), Some((mut inode, mut c))) = (file(*from), file(*to)) else {
+                    return out;
+                };
+                // Whole blocks, in ascending order.
+                let mut done = 0;
+                while done < *len {
+                    let n = block.min(len - done);
+                    c.copy(&source, from_offset + done, to_offset + done, n);
+                    c.size = c.size.max(to_offset + done + n);
+                    note(*to, &mut inode, &c);
+                    done += n;
                 }
             }
             Op::Truncate { ino, size } => {

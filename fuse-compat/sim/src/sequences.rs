@@ -47,6 +47,18 @@ fn rename(from_dir: u64, from: &[u8], to_dir: u64, to: &[u8], mode: RenameMode) 
     }
 }
 
+/// From the start of a file.
+fn clone(from: u64, to: u64, to_offset: u64, len: u64) -> Op {
+    Op::Clone {
+        from,
+        from_offset: 0,
+        to,
+        to_offset,
+        len,
+        dedupe: false,
+    }
+}
+
 fn beginning() -> Vec<Op> {
     vec![
         create(ROOT_INO, b"a", MODE_DIR),
@@ -121,6 +133,24 @@ fn steps() -> Vec<Op> {
             offset: 0,
             len: 10_000,
             keep_size: false,
+        },
+        clone(FILE, SMALL, 0, 20_000),
+        clone(SMALL, FILE, 24_576, 100),
+        clone(FILE, FILE, 40_960, 12_288),
+        Op::Collapse {
+            ino: FILE,
+            offset: 4096,
+            len: 8192,
+        },
+        Op::Insert {
+            ino: FILE,
+            offset: 8192,
+            len: 4096,
+        },
+        Op::Unshare {
+            ino: FILE,
+            offset: 0,
+            len: 1 << 20,
         },
         Op::SetXattr {
             ino: FILE,

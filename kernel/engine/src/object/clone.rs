@@ -50,6 +50,24 @@ pub(super) fn regular(attr: &Attr) -> Result<()> {
     }
 }
 
+/// Where the ranges of a clone end, in bytes, if they can be those of one.
+fn ends(source: &Attr, from: u64, target: &Attr, to: u64, len: u64) -> Result<(u64, u64)> {
+    regular(source)?;
+    regular(target)?;
+    let end = from.checked_add(len).ok_or(Error::Invalid)?;
+    let size = to
+        .checked_add(len)
+        .filter(|e| *e <= FILE_SIZE_MAX)
+        .ok_or(Error::FileTooBig)?;
+    let whole = end % BLOCK == 0 || end == source.size && size >= target.size;
+    let overlap = source.ino == target.ino && from.abs_diff(to) < len.next_multiple_of(BLOCK);
+    let aligned = from % BLOCK == 0 && to % BLOCK == 0;
+    if !aligned || !whole || overlap || end > source.size {
+        return Err(Error::Invalid);
+    }
+    Ok((end, size))
+}
+
 impl Fs {
     /// Makes `len` bytes of file `to` from `to_offset` on the same as those of file `from` from
     /// `from_offset` on, by referring to the same blocks. Offsets are multiples of a block; the end is
@@ -69,19 +87,7 @@ impl Fs {
         mtime: Option<Time>,
     ) -> Result<Attr> {
         let (source, target) = (self.getattr(from)?, self.getattr(to)?);
-        regular(&source)?;
-        regular(&target)?;
-        let end = from_offset.checked_add(len).ok_or(Error::Invalid)?;
-        let size = to_offset
-            .checked_add(len)
-            .filter(|e| *e <= FILE_SIZE_MAX)
-            .ok_or(Error::FileTooBig)?;
-        let whole = end % BLOCK == 0 || end == source.size && size >= target.size;
-        let overlap = from == to && from_offset.abs_diff(to_offset) < len.next_multiple_of(BLOCK);
-        let aligned = from_offset % BLOCK == 0 && to_offset % BLOCK == 0;
-        if !aligned || !whole || overlap || end > source.size {
-            return Err(Error::Invalid);
-        }
+        let (end, size) = ends(&source, from_offset, &target, to_offset, len)?;
         if len == 0 {
             return Ok(target);
         }
@@ -126,8 +132,9 @@ impl Fs {
         to_offset: u64,
         len: u64,
     ) -> Result<Attr> {
-        let target = self.getattr(to)?;
-        if target.inline || self.getattr(from)?.inline {
+        let (source, target) = (self.getattr(from)?, self.getattr(to)?);
+        ends(&source, from_offset, &target, to_offset, len)?;
+        if target.inline || source.inline {
             // Content in the inode stands in no block that could be shared.
             return Ok(target);
         }

@@ -45,6 +45,7 @@ impl Fs {
         mtime: Option<Time>,
     ) -> Result<Attr> {
         let attr = self.getattr(ino)?;
+        regular(&attr)?;
         if offset.saturating_add(len) >= attr.size {
             return Err(Error::Invalid);
         }
@@ -63,6 +64,7 @@ impl Fs {
         mtime: Option<Time>,
     ) -> Result<Attr> {
         let attr = self.getattr(ino)?;
+        regular(&attr)?;
         if offset >= attr.size {
             return Err(Error::Invalid);
         }
@@ -80,7 +82,6 @@ impl Fs {
         len: u64,
         mtime: Option<Time>,
     ) -> Result<Attr> {
-        regular(attr)?;
         if offset % BLOCK != 0 || len % BLOCK != 0 || len == 0 {
             return Err(Error::Invalid);
         }
@@ -139,34 +140,45 @@ impl Fs {
         begun: &mut bool,
     ) -> Result<Attr> {
         loop {
-            let mut tx = self.begin(Class::Reserve)?;
-            let mut attr = tx.inode(ino)?;
-            let done = if shift.insert {
-                move_right(&mut tx, ino, &mut shift)?
-            } else {
-                move_left(&mut tx, &mut attr, &mut shift)?
-            };
-            let bytes = shift.blocks.saturating_mul(BLOCK);
-            if !done {
-                tx.put(shift_key(ino), &shift.encode())?;
-            } else if *begun {
-                tx.delete(shift_key(ino))?;
-            }
-            if done {
-                attr.size = if shift.insert {
-                    attr.size.saturating_add(bytes)
-                } else {
-                    attr.size.saturating_sub(bytes)
-                };
-                note_write(&mut attr, mtime);
-            }
-            tx.put_inode(&attr)?;
-            tx.commit()?;
-            if done {
+            if let Some(attr) = self.shift_step(ino, &mut shift, mtime, *begun)? {
                 return Ok(attr);
             }
             *begun = true;
         }
+    }
+
+    /// Does one step; gives the attributes after the last one.
+    pub(crate) fn shift_step(
+        &self,
+        ino: u64,
+        shift: &mut Shift,
+        mtime: Option<Time>,
+        begun: bool,
+    ) -> Result<Option<Attr>> {
+        let mut tx = self.begin(Class::Reserve)?;
+        let mut attr = tx.inode(ino)?;
+        let done = if shift.insert {
+            move_right(&mut tx, ino, shift)?
+        } else {
+            move_left(&mut tx, &mut attr, shift)?
+        };
+        if done {
+            let bytes = shift.blocks.saturating_mul(BLOCK);
+            attr.size = if shift.insert {
+                attr.size.saturating_add(bytes)
+            } else {
+                attr.size.saturating_sub(bytes)
+            };
+            note_write(&mut attr, mtime);
+            if begun {
+                tx.delete(shift_key(ino))?;
+            }
+        } else {
+            tx.put(shift_key(ino), &shift.encode())?;
+        }
+        tx.put_inode(&attr)?;
+        tx.commit()?;
+        Ok(done.then_some(attr))
     }
 
     /// Finishes what a crash interrupted; gives the number of files.

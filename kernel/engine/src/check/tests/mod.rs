@@ -8,6 +8,7 @@ mod bytes;
 mod device;
 mod objects;
 mod quota;
+mod shared;
 mod structure;
 mod whole;
 
