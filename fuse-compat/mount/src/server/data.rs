@@ -5,12 +5,14 @@ use super::guard;
 use super::refusal::{Refusal, Result};
 use super::Server;
 use crate::wire::payload::Payload;
-use aegisfs_engine::{Attr, Error, Mapping, BLOCK_SHIFT, BLOCK_SIZE, FILE_SIZE_MAX};
+use aegisfs_engine::{Attr, Error, Mapping, Time, BLOCK_SHIFT, BLOCK_SIZE, FILE_SIZE_MAX};
 use std::cell::RefCell;
 
 /// Bytes copied in one step, and in one request at most.
 const COPY_STEP: usize = 1 << 20;
 const COPY_MAX: usize = 64 << 20;
+/// Bytes that are shared in one request at most: the reply may have room for 32 bits only.
+const CLONE_MAX: u64 = 1 << 30;
 
 thread_local! {
     /// One buffer a thread for copies: no allocation, no zeroing per request.
@@ -167,11 +169,54 @@ impl Server {
         }
     }
 
-    /// Copies bytes from one file to another; gives the number copied, which may be less than asked.
+    /// Makes the target refer to the source's blocks as far as whole ones are asked for; gives how many
+    /// bytes that are, 0 where it cannot be.
+    fn clone_blocks(
+        &self,
+        caller: u32,
+        from: (u64, u64),
+        to: (u64, u64),
+        len: u64,
+    ) -> Result<usize> {
+        const BLOCK: u64 = BLOCK_SIZE as u64;
+        let (source, target) = (self.fs.getattr(from.0)?, self.fs.getattr(to.0)?);
+        let mut len = len.min(CLONE_MAX).min(source.size.saturating_sub(from.1));
+        let Some(end) = to.1.checked_add(len) else {
+            return Ok(0);
+        };
+        let to_both_ends = from.1 + len == source.size && end >= target.size;
+        if !to_both_ends {
+            len = len / BLOCK * BLOCK;
+        }
+        if source.inline || len == 0 || from.1 % BLOCK != 0 || to.1 % BLOCK != 0 {
+            return Ok(0);
+        }
+        self.inodes.written(to.0);
+        let end = to.1 + len;
+        let blocks = to.1 >> BLOCK_SHIFT..end.div_ceil(BLOCK);
+        let now = Some(Time::now());
+        let cloned = self.growing(caller, to.0, blocks, end, || {
+            self.fs.clone_range(from.0, from.1, to.0, to.1, len, now)
+        });
+        match cloned {
+            Ok(_) => Ok(usize::try_from(len).unwrap_or(0)),
+            // Somebody writes to the source, or there is no room for more extents: bytes may still do.
+            Err(Error::Busy | Error::NoSpace | Error::Invalid) => Ok(0),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Copies bytes from one file to another, or shares them; gives the number copied, which may be less
+    /// than asked.
     pub fn copy(&self, caller: u32, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize> {
         guard::may_change(&self.fs.getattr(to.0)?)?;
-        let len = usize::try_from(len).map_or(COPY_MAX, |n| n.min(COPY_MAX));
-        let mut copied = 0;
+        // What is shared costs no time; the rest is for the next request.
+        let mut copied = self.clone_blocks(caller, from, to, len)?;
+        let len = if copied > 0 {
+            copied
+        } else {
+            usize::try_from(len).map_or(COPY_MAX, |n| n.min(COPY_MAX))
+        };
         while copied < len {
             let step = (len - copied).min(COPY_STEP);
             let read_at = from.1.checked_add(copied as u64).ok_or(Refusal::INVALID)?;
