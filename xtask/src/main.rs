@@ -15,6 +15,7 @@ mod kmod;
 mod paths;
 mod powercut;
 mod setup;
+mod sim;
 mod stage;
 mod test;
 mod testbed;
@@ -50,6 +51,8 @@ enum Command {
     Test(test::Options),
     /// Cut the power of a VM that writes, again and again.
     Powercut(powercut::Options),
+    /// Crash the engine on a simulated disk, in every way.
+    Sim(sim::Options),
     /// Show which lines of the engine the tests execute.
     Coverage(coverage::Options),
     /// Build the kernel with KASAN, lockdep and fault injection.
@@ -80,6 +83,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Test(options) => return test::main(&options),
         Command::Demo(options) => return demo::main(&options),
         Command::Powercut(options) => return powercut::main(&options),
+        Command::Sim(options) => return sim::main(&options),
         Command::Coverage(options) => coverage::main(&options)?,
         Command::DebugKernel => debug_kernel::main()?,
         Command::Tools => stage::build_tools()?,

@@ -9,6 +9,8 @@
 
 mod lock;
 mod log;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod vec;
 
 pub use lock::{CondVar, LockClass, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -43,6 +45,10 @@ pub fn try_arc<T>(value: T) -> Result<Arc<T>, AllocError> {
 /// Wall-clock time: seconds since 1970 (may be negative) and nanoseconds below 10^9.
 #[must_use]
 pub fn now() -> (i64, u32) {
+    #[cfg(feature = "simulation")]
+    if let Some(now) = simulation::now() {
+        return now;
+    }
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
@@ -63,6 +69,10 @@ pub fn monotonic_ms() -> u64 {
 
 /// Fills `out` with random bytes fit for identifiers and hash seeds.
 pub fn random_bytes(out: &mut [u8]) {
+    #[cfg(feature = "simulation")]
+    if simulation::random_bytes(out) {
+        return;
+    }
     // A host without a random source cannot make unique volume identifiers: nothing to go on with.
     getrandom::fill(out).expect("the operating system's random source failed");
 }

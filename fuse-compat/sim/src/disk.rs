@@ -98,15 +98,12 @@ pub enum Event {
     Write(Write),
     /// Everything before became durable.
     Flush,
+    /// The writes of this request are durable by themselves (FUA).
+    Forced(u32),
     /// Something that the test notes: an operation begins.
     Begin(u32),
-    /// An operation has returned; `durable`: it promised that all up to it is durable.
-    End {
-        /// Number of the operation.
-        op: u32,
-        /// Everything up to it must survive from now on.
-        durable: bool,
-    },
+    /// Another note: the first so many operations must survive from now on.
+    Durable(u32),
 }
 
 /// Faults, in events per million, chosen by the disk's own seed.
@@ -130,10 +127,36 @@ pub struct Faults {
     pub slow: u32,
 }
 
+/// Pages of which the content mattered: those that were read before they were written.
+#[derive(Clone, Default)]
+pub struct ReadSet(Vec<u64>);
+
+impl ReadSet {
+    fn new(pages: usize) -> Self {
+        Self(vec![0; pages.div_ceil(64)])
+    }
+
+    fn add(&mut self, page: u32) {
+        if let Some(w) = self.0.get_mut(page as usize / 64) {
+            *w |= 1 << (page % 64);
+        }
+    }
+
+    /// The page was read.
+    #[must_use]
+    pub fn contains(&self, page: u32) -> bool {
+        self.0
+            .get(page as usize / 64)
+            .is_some_and(|w| w >> (page % 64) & 1 == 1)
+    }
+}
+
 struct Inner {
     base: Arc<Image>,
     overlay: PageMap,
     log: Option<Vec<Event>>,
+    /// What was read, and what was written before it could be.
+    read: Option<(ReadSet, ReadSet)>,
     requests: u32,
     faults: Faults,
     rng: Rng,
@@ -160,6 +183,7 @@ impl SimDisk {
             base,
             overlay,
             log: None,
+            read: None,
             requests: 0,
             faults: Faults::default(),
             rng: Rng::new(0),
@@ -177,6 +201,19 @@ impl SimDisk {
         self.inner().log = Some(Vec::new());
     }
 
+    /// From now on, the pages that are read are noted.
+    pub fn watch(&self) {
+        let mut inner = self.inner();
+        let pages = inner.base.pages.len();
+        inner.read = Some((ReadSet::new(pages), ReadSet::new(pages)));
+    }
+
+    /// The pages that were read since [`SimDisk::watch`].
+    #[must_use]
+    pub fn watched(&self) -> ReadSet {
+        self.inner().read.take().unwrap_or_default().0
+    }
+
     /// Takes what was logged; logging ends.
     #[must_use]
     pub fn take_log(&self) -> Vec<Event> {
@@ -185,9 +222,7 @@ impl SimDisk {
 
     /// Adds a note to the log.
     pub fn note(&self, event: Event) {
-        if let Some(log) = self.inner().log.as_mut() {
-            log.push(event);
-        }
+        self.inner().note(event);
     }
 
     /// Injects faults from now on.
@@ -275,7 +310,28 @@ impl Inner {
                 hash,
             }));
         }
+        if let Some((_, written)) = self.read.as_mut() {
+            written.add(page);
+        }
         self.overlay.insert(page, data);
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.range(0, 0)?;
+        let faults = self.faults;
+        if self.hit(faults.flush_error) {
+            return Err(Error::Io);
+        }
+        if !self.hit(faults.ignored_flush) {
+            self.note(Event::Flush);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, event: Event) {
+        if let Some(log) = self.log.as_mut() {
+            log.push(event);
+        }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
@@ -316,8 +372,15 @@ impl BlockDevice for SimDisk {
         }
         for (i, part) in buf.chunks_exact_mut(PAGE).enumerate() {
             let n = first + i as u32;
+            if let Some((read, written)) = inner.read.as_mut() {
+                if !written.contains(n) {
+                    read.add(n);
+                }
+            }
             match inner.overlay.get(&n).or_else(|| inner.base.page(n)) {
                 Some(page) => part.copy_from_slice(&page[..]),
+                // Journals are read in whole, and are empty mostly; so is the buffer, then.
+                None if part.iter().fold(0, |all, b| all | b) == 0 => {}
                 None => part.fill(0),
             }
             if inner.hit(faults.bit_flip) {
@@ -333,21 +396,23 @@ impl BlockDevice for SimDisk {
         self.inner().write(offset, data)
     }
 
-    fn flush(&self) -> Result<()> {
+    fn write_barrier(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.dawdle();
         let mut inner = self.inner();
-        inner.range(0, 0)?;
+        inner.flush()?;
+        inner.write(offset, data)?;
+        // A disk that ignores flushes ignores this too.
         let faults = inner.faults;
-        if inner.hit(faults.flush_error) {
-            return Err(Error::Io);
-        }
-        if inner.hit(faults.ignored_flush) {
-            return Ok(());
-        }
-        if let Some(log) = inner.log.as_mut() {
-            log.push(Event::Flush);
+        if !inner.hit(faults.ignored_flush) {
+            let request = inner.requests;
+            inner.note(Event::Forced(request));
         }
         Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.dawdle();
+        self.inner().flush()
     }
 
     /// Destroys the content at once: whoever still needs it gets caught.

@@ -2,11 +2,12 @@
 //! Proof by attack: the engine on a simulated disk, compared with a model.
 //!
 //! [`property`] compares random operations with the model, [`crash`] every state that a power
-//! failure can leave, [`damage`] mounts what should never be mounted. Every run follows from its
+//! failure can leave ([`attack`] does so for as long as one likes, on all processors), [`damage`] mounts what should never be mounted. Every run follows from its
 //! seed.
 
 #![allow(clippy::cast_possible_truncation, clippy::missing_panics_doc)]
 
+pub mod attack;
 pub mod audit;
 pub mod crash;
 pub mod damage;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Command line of the simulator. The last line with `--json` is one JSON object.
 
-use aegisfs_sim::crash::{run, Config, Totals};
-use aegisfs_sim::sequences::run_all;
+use aegisfs_sim::attack::{attack, cpu_seconds, Plan, Share, Workload};
+use aegisfs_sim::crash::lies::{Lie, LIES};
+use aegisfs_sim::crash::{replay, Config, Token, Totals};
 use aegisfs_sim::{damage, seed_from_env};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -20,23 +21,10 @@ struct Cli {
 enum Command {
     /// Mounts what power failures leave, and compares with the model.
     Crash(Crash),
-    /// The crash states of all short sequences of operations.
-    Sequences(Sequences),
+    /// Lists the ways in which the simulated disk can lie.
+    Lies,
     /// Mounts damaged images, and does everything with them.
     Damage(Damage),
-}
-
-#[derive(clap::Args)]
-struct Sequences {
-    /// Seed of the choice of crash states.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Of the sequences of three operations, every how many-th; 0: none.
-    #[arg(long, default_value_t = 0)]
-    thin: usize,
-    /// Print the figures as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -60,49 +48,78 @@ struct Damage {
 
 #[derive(clap::Args)]
 struct Crash {
-    /// Seconds to run for.
-    #[arg(long, default_value_t = 10)]
+    /// Seconds to run for; 0: until all runs of `ace1` or `ace2` are done.
+    #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// First seed; the following runs use the numbers after it.
+    /// Seed of everything.
     #[arg(long)]
     seed: Option<u64>,
-    /// Operations of a run.
+    /// What is run: all sequences of one or of two operations, those of three by chance, long random
+    /// runs, or all of these, with equal shares of the time.
+    #[arg(long, value_enum, default_value_t = Which::All)]
+    workload: Which,
+    /// Threads.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Different states after which the run ends.
+    #[arg(long, value_name = "NUMBER", default_value_t = u64::MAX)]
+    states: u64,
+    /// Operations of a random run.
     #[arg(long, default_value_t = 120)]
     ops: u32,
-    /// Number of runs, however long they take.
+    /// Repeat what a failure has named.
+    #[arg(long, value_name = "TOKEN")]
+    replay: Option<String>,
+    /// The simulated disk lies in this way (`aegisfs_sim lies` names them).
+    #[arg(long, value_name = "NAME")]
+    lie: Option<String>,
+    /// Failures after which the run ends.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
+    violations: usize,
+    /// Do not make failures small.
     #[arg(long)]
-    runs: Option<u64>,
-    /// A second thread checkpoints and syncs meanwhile.
-    #[arg(long)]
-    threads: bool,
+    no_shrink: bool,
     /// Print the figures as JSON.
     #[arg(long)]
     json: bool,
 }
 
-fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Crash(args) => crash(&args),
-        Command::Damage(args) => damage(&args),
-        Command::Sequences(args) => sequences(&args),
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Which {
+    Ace1,
+    Ace2,
+    Ace3,
+    Random,
+    All,
+}
+
+impl Which {
+    fn workloads(self) -> Vec<Workload> {
+        match self {
+            Self::Ace1 => vec![Workload::Ace1],
+            Self::Ace2 => vec![Workload::Ace2],
+            Self::Ace3 => vec![Workload::Ace3],
+            Self::Random => vec![Workload::Random],
+            Self::All => Workload::ALL.to_vec(),
+        }
     }
 }
 
-fn sequences(args: &Sequences) -> ExitCode {
-    let seed = args.seed.unwrap_or_else(seed_from_env);
-    println!("seed {seed}");
-    let start = Instant::now();
-    let mut totals = Totals::default();
-    run_all(seed, args.thin, &mut totals);
-    for v in &totals.violations {
-        println!("VIOLATION {v}");
-    }
-    report(&totals, seed, start.elapsed().as_secs_f64(), args.json);
-    if totals.violations.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Crash(args) => crash(&args),
+        Command::Damage(args) => Ok(damage(&args)),
+        Command::Lies => {
+            for lie in LIES {
+                println!("{}\t{}", lie.name, lie.what);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|e| {
+        eprintln!("error: {e}");
+        ExitCode::from(2)
+    })
 }
 
 fn damage(args: &Damage) -> ExitCode {
@@ -147,73 +164,135 @@ fn damage(args: &Damage) -> ExitCode {
     }
 }
 
-fn crash(args: &Crash) -> ExitCode {
-    let first = args.seed.unwrap_or_else(seed_from_env);
-    println!("first seed {first}");
-    let start = Instant::now();
-    let deadline = match args.runs {
-        Some(_) => None,
-        None => Some(start + Duration::from_secs(args.seconds)),
+fn crash(args: &Crash) -> Result<ExitCode, String> {
+    let lie = match &args.lie {
+        None => None,
+        Some(name) => Some(Lie::named(name).ok_or_else(|| format!("no lie is named {name}"))?),
     };
-    let mut totals = Totals::default();
-    let mut seed = first;
-    loop {
+    let seed = args.seed.unwrap_or_else(seed_from_env);
+    let config = Config {
+        ops: args.ops,
+        lie,
+        ..Config::new(seed)
+    };
+    if let Some(token) = &args.replay {
+        let token = Token::parse(token)?;
         let config = Config {
-            ops: args.ops,
-            threads: args.threads,
-            ..Config::new(seed)
+            seed: token.seed(),
+            ..config
         };
-        let before = totals.violations.len();
-        run(&config, &mut totals, deadline);
-        for v in &totals.violations[before..] {
-            println!("VIOLATION {v}");
-        }
-        seed = seed.wrapping_add(1);
-        let over = match (args.runs, deadline) {
-            (Some(n), _) => totals.runs >= n,
-            (None, Some(d)) => Instant::now() >= d,
-            (None, None) => true,
-        };
-        if over || totals.violations.len() > 20 {
-            break;
-        }
+        return Ok(match replay(&config, &token)? {
+            Some(v) => {
+                println!("VIOLATION {v}");
+                ExitCode::FAILURE
+            }
+            None => {
+                println!("no violation");
+                ExitCode::SUCCESS
+            }
+        });
     }
-    report(&totals, first, start.elapsed().as_secs_f64(), args.json);
-    if totals.violations.is_empty() {
+    let jobs = args.jobs.unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+    });
+    eprintln!("seed {seed}, {jobs} threads");
+    let plan = Plan {
+        config,
+        jobs,
+        workloads: args.workload.workloads(),
+        time: (args.seconds > 0).then(|| Duration::from_secs(args.seconds)),
+        states: args.states,
+        violations: args.violations.max(1),
+        shrink: !args.no_shrink,
+    };
+    let ends = plan.workloads.iter().all(|w| w.count().is_some());
+    if plan.time.is_none() && !ends && plan.states == u64::MAX {
+        return Err("without a limit of time or states only ace1 and ace2 come to an end".into());
+    }
+    let start = Instant::now();
+    let progress = |t: &Totals, shares: &[Share]| {
+        let runs: Vec<String> = shares.iter().map(share).collect();
+        eprintln!(
+            "{:5.0} s: {} states, {} different, {} violations; {}",
+            start.elapsed().as_secs_f64(),
+            t.states,
+            t.unique_states,
+            t.violations.len(),
+            runs.join(", ")
+        );
+    };
+    let (totals, shares) = attack(&plan, &progress)?;
+    for v in &totals.violations {
+        println!("VIOLATION {v}");
+    }
+    report(
+        &totals,
+        &shares,
+        &plan,
+        start.elapsed().as_secs_f64(),
+        args.json,
+    );
+    Ok(if totals.violations.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+fn share(s: &Share) -> String {
+    match s.workload.count() {
+        Some(n) => format!("{} {}/{n}", s.workload.name(), s.runs),
+        None => format!("{} {}", s.workload.name(), s.runs),
     }
 }
 
-fn report(t: &Totals, seed: u64, seconds: f64, json: bool) {
+fn report(t: &Totals, shares: &[Share], plan: &Plan, seconds: f64, json: bool) {
+    let cpu = cpu_seconds();
     let rate = t.unique_states as f64 / seconds.max(0.001);
-    if json {
+    let cpu_rate = t.unique_states as f64 / cpu.max(0.001);
+    let violations = t.violations.len();
+    if !json {
+        let runs: Vec<String> = shares.iter().map(share).collect();
         println!(
-            "{{\"seed\":{seed},\"seconds\":{seconds:.1},\"runs\":{},\"operations\":{},\
-             \"flushes\":{},\"states\":{},\"unique_states\":{},\"nested_states\":{},\
-             \"audits\":{},\"violations\":{},\"states_per_second\":{rate:.0}}}",
+            "{} runs ({}), {} operations, {} flushes, {} crash states, {} of them different, {} \
+             during recovery, {} during recovery from that, {} audits, {violations} violations, \
+             {rate:.0} different states/s, {cpu_rate:.0} per CPU second",
             t.runs,
+            runs.join(", "),
             t.operations,
             t.flushes,
             t.states,
             t.unique_states,
             t.nested_states,
+            t.twice_nested_states,
             t.audits,
-            t.violations.len()
         );
-    } else {
-        println!(
-            "{} runs, {} operations, {} flushes, {} crash states, {} of them different, {} during \
-             recovery, {} audits, {} violations, {rate:.0} states/s",
-            t.runs,
-            t.operations,
-            t.flushes,
-            t.states,
-            t.unique_states,
-            t.nested_states,
-            t.audits,
-            t.violations.len()
-        );
+        return;
     }
+    let runs: Vec<String> = shares
+        .iter()
+        .map(|s| format!("\"{}\":{}", s.workload.name(), s.runs))
+        .collect();
+    let first = t
+        .violations
+        .first()
+        .map_or("null".to_owned(), |v| format!("\"{}\"", v.kind()));
+    println!(
+        "{{\"seed\":{},\"seconds\":{seconds:.1},\"cpu_seconds\":{cpu:.1},\"jobs\":{},\"runs\":{},\
+         \"workloads\":{{{}}},\"operations\":{},\"flushes\":{},\"states\":{},\"unique_states\":{},\
+         \"nested_states\":{},\"twice_nested_states\":{},\"audits\":{},\"violations\":{violations},\
+         \"first_violation\":{first},\"states_per_second\":{rate:.0},\
+         \"states_per_cpu_second\":{cpu_rate:.0}}}",
+        plan.config.seed,
+        plan.jobs,
+        t.runs,
+        runs.join(","),
+        t.operations,
+        t.flushes,
+        t.states,
+        t.unique_states,
+        t.nested_states,
+        t.twice_nested_states,
+        t.audits,
+    );
 }

@@ -530,12 +530,12 @@ fn read_content(fs: &Fs, ino: u64, size: u64) -> Result<Content> {
         size,
         ..Content::default()
     };
-    let mut buf = vec![0; STEP];
+    let mut buf = vec![0; STEP.min(size as usize)];
     let mut at = 0;
     while at < size {
         // Large holes are skipped; small ones are read, and must be zero.
         let block = at / BLOCK_SIZE as u64;
-        if size > 1 << 20 {
+        if size > STEP as u64 {
             if let Mapping::Hole { blocks } = fs.map(ino, block, u64::MAX >> 13)? {
                 let skip = blocks.saturating_sub(1) * BLOCK_SIZE as u64;
                 if skip > 0 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Fresh volumes on simulated disks, the same for the same seed.
 
-use crate::disk::{Image, Page, PageMap, SimDisk, PAGE};
-use aegisfs_engine::format::superblock::Superblock;
-use aegisfs_engine::{format_volume, BlockDevice, Error, FormatOptions, Fs, MountOptions, Result};
+use crate::disk::{Image, PageMap, SimDisk};
+use aegisfs_engine::{format_volume, Error, FormatOptions, Fs, MountOptions, Result};
+use aegisfs_platform::simulation;
 use std::sync::Arc;
 
 /// What a volume is like.
@@ -25,12 +25,34 @@ pub const fn counts(seed: u64) -> bool {
     seed % 3 != 0
 }
 
+/// While this lives, the thread's clock stands still and its random numbers follow from a seed.
+pub struct Simulated(());
+
+impl Simulated {
+    /// Begins; calls do not nest.
+    #[must_use]
+    pub fn begin(seed: u64) -> Self {
+        simulation::set_clock(Some(1 << 31));
+        simulation::set_random(Some(seed));
+        Self(())
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        simulation::set_clock(None);
+        simulation::set_random(None);
+    }
+}
+
 /// An empty volume.
 ///
 /// # Errors
 /// What mkfs says.
 pub fn new_volume(shape: &Shape, seed: u64) -> Result<Arc<Image>> {
     let disk = SimDisk::new(shape.size);
+    // Identifiers and the seed of directory hashes, so that trees grow the same way in each run.
+    let _simulated = Simulated::begin(seed);
     let options = FormatOptions {
         node_size: shape.node_size,
         metadata_replicas: shape.metadata_replicas,
@@ -39,24 +61,7 @@ pub fn new_volume(shape: &Shape, seed: u64) -> Result<Arc<Image>> {
         ..FormatOptions::new()
     };
     format_volume(disk.devices(), &options)?;
-    set_hash_seed(&disk, seed)?;
     Ok(Arc::new(disk.image()))
-}
-
-/// Replaces the random hash seed of an empty volume, so that trees grow the same way in each run.
-fn set_hash_seed(disk: &SimDisk, seed: u64) -> Result<()> {
-    let mut block: Page = [0; PAGE];
-    for slot in [0, 1] {
-        for offset in Superblock::slot_offsets(disk.size(), slot) {
-            disk.read(offset, &mut block)?;
-            if let Ok(mut sb) = Superblock::decode(&block) {
-                sb.hash_seed = seed;
-                sb.encode(&mut block);
-                disk.write(offset, &block)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Mounts an image through a disk of its own.

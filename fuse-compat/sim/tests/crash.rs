@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Crash states of random runs; and disks that lie, which the simulator must notice.
 
-use aegisfs_sim::crash::{run, Config, Totals};
+use aegisfs_sim::attack::{attack, Plan, Workload};
+use aegisfs_sim::crash::lies::LIES;
+use aegisfs_sim::crash::{replay, run, shrink, Config, Origin, Token, Totals};
 use aegisfs_sim::disk::Faults;
 use aegisfs_sim::{number, seed_from_env};
 use std::time::{Duration, Instant};
@@ -137,10 +139,62 @@ fn wrong_bits_are_survived() {
     });
 }
 
+/// All sequences of one operation.
 #[test]
-#[ignore = "a minute in a debug build; `aegisfs_sim sequences` does the same"]
-fn every_short_sequence_is_crash_safe() {
-    let mut totals = Totals::default();
-    aegisfs_sim::sequences::run_all(seed_from_env(), 0, &mut totals);
+fn every_sequence_of_one_operation_is_crash_safe() {
+    let plan = Plan {
+        config: Config::new(seed_from_env()),
+        jobs: 2,
+        workloads: vec![Workload::Ace1],
+        time: None,
+        states: u64::MAX,
+        violations: 1,
+        shrink: true,
+    };
+    println!("seed {}", plan.config.seed);
+    let (totals, shares) = attack(&plan, &|_, _| ()).unwrap();
     assert!(totals.violations.is_empty(), "{}", totals.violations[0]);
+    assert_eq!(Some(shares[0].runs), Workload::Ace1.count());
+}
+
+/// A simulator that notices nothing proves nothing.
+#[test]
+fn every_lie_of_the_disk_is_noticed() {
+    for lie in LIES {
+        let plan = Plan {
+            config: Config {
+                lie: Some(*lie),
+                ..Config::new(1)
+            },
+            jobs: 2,
+            workloads: Workload::ALL.to_vec(),
+            time: Some(Duration::from_secs(30)),
+            states: u64::MAX,
+            violations: 1,
+            shrink: false,
+        };
+        let (totals, _) = attack(&plan, &|_, _| ()).unwrap();
+        let v = totals.violations.first();
+        let kind = v.map(aegisfs_sim::crash::Violation::kind);
+        println!("{}: {kind:?} after {} states", lie.name, totals.states);
+        assert!(v.is_some(), "nobody noticed {}", lie.name);
+    }
+}
+
+/// What a failure is made small to fails again, and is small.
+#[test]
+fn failures_are_made_small_and_can_be_repeated() {
+    let config = Config {
+        lie: LIES.iter().find(|l| l.name == "fua-ignored").copied(),
+        ..Config::new(1)
+    };
+    let token = Token::new(Origin::Random(config.seed, 60));
+    let found = replay(&config, &token)
+        .unwrap()
+        .expect("the lie is noticed");
+    let small = shrink(&config, &token.base(&config).unwrap(), &token, &found);
+    let text = small.replay.rsplit(' ').next().unwrap();
+    let again = Token::parse(text).unwrap();
+    assert!(again.script().len() <= 4, "{small}");
+    assert!(replay(&config, &again).unwrap().is_some(), "{small}");
 }
