@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Crashes that random runs meet too rarely, each arranged by hand.
 
+use aegisfs_engine::format::bytes::get_u32;
+use aegisfs_engine::format::key::kind;
+use aegisfs_engine::format::node::{self, NODE_MAGIC};
+use aegisfs_engine::format::record::{Extent, ExtentKind};
 use aegisfs_engine::{
     BlockDevice, Error, Fs, MountOptions, NewInode, Result, XattrMode, MODE_DIR, MODE_FILE,
     ROOT_INO,
@@ -151,6 +155,87 @@ fn pages_of_an_unfinished_checkpoint() {
         fs.unmount().unwrap();
         assert_eq!(audit(&disk, true).unwrap(), Vec::<String>::new());
     }
+}
+
+/// Each of several mounts that crash before their first checkpoint is durable has generations of its own,
+/// whether the volume was in use or unmounted in order.
+#[test]
+fn crashed_mounts_share_no_generation() {
+    for clean in [true, false] {
+        let disk = volume(32, 2);
+        let fs = mount(&disk, false).unwrap();
+        fs.create(ROOT_INO, b"f", &new(MODE_FILE)).unwrap();
+        fs.sync().unwrap();
+        if clean {
+            fs.unmount().unwrap();
+        }
+        drop(fs);
+        let mut seen = std::collections::BTreeSet::new();
+        let mut disk = disk_over(&Arc::new(disk.image()));
+        for _ in 0..4 {
+            let mut image = disk.image();
+            disk.record();
+            drop(mount(&disk, false).unwrap());
+            // Everything but the checkpoint's superblock, which the last flush is for.
+            let log = disk.take_log();
+            let flushes = log.iter().filter(|e| matches!(e, Event::Flush)).count();
+            let (mut n, mut own) = (0, std::collections::BTreeSet::new());
+            for event in log {
+                match event {
+                    Event::Flush => n += 1,
+                    Event::Write(w) if n + 1 < flushes => {
+                        if get_u32(&w.data[..], 0) == NODE_MAGIC {
+                            own.insert(node::generation(&w.data[..]));
+                        }
+                        image.set(w.page, w.data.clone());
+                    }
+                    _ => {}
+                }
+            }
+            assert!(
+                !own.is_empty() && own.is_disjoint(&seen),
+                "{own:?} {seen:?}"
+            );
+            seen.extend(own);
+            disk = disk_over(&Arc::new(image));
+        }
+        let fs = mount(&disk, false).unwrap();
+        fs.lookup(ROOT_INO, b"f").unwrap();
+        fs.unmount().unwrap();
+        assert_eq!(audit(&disk, true).unwrap(), Vec::<String>::new());
+    }
+}
+
+/// Blocks that were preallocated are as old as their allocation, also when they are written later.
+#[test]
+fn preallocated_blocks_keep_their_birth() {
+    let disk = volume(32, 1);
+    let fs = mount(&disk, false).unwrap();
+    let f = fs.create(ROOT_INO, b"f", &new(MODE_FILE)).unwrap();
+    fs.fallocate(f.ino, 0, 8192, false).unwrap();
+    let born = fs.info().generation + 1;
+    for i in 0..3 {
+        fs.create(ROOT_INO, &[b'a' + i], &new(MODE_FILE)).unwrap();
+        fs.checkpoint().unwrap();
+    }
+    fs.write(f.ino, 0, &[1; 4096]).unwrap();
+    fs.unmount().unwrap();
+    let mut births = vec![];
+    let image = disk.image();
+    for n in image.written() {
+        let page = &image.page(n).unwrap()[..];
+        if get_u32(page, 0) != NODE_MAGIC || node::level(page) > 0 {
+            continue;
+        }
+        for i in 0..node::count(page) {
+            if node::key(page, i).kind == kind::EXTENT {
+                let e = Extent::decode(node::value(page, i)).unwrap();
+                births.push((e.kind == ExtentKind::Data, e.birth));
+            }
+        }
+    }
+    assert!(births.contains(&(true, born)), "{births:?}");
+    assert!(births.iter().all(|(_, b)| *b == born), "{births:?}");
 }
 
 /// Numbers of operations that were never done are as durable as can be.

@@ -511,6 +511,9 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Ignore the journal: the state of the last checkpoint (needs `read_only`).
     pub no_recovery: bool,
+    /// A journal that is damaged before its end is replayed up to the damage, and what follows is given up:
+    /// operations that were durable are lost.
+    pub journal_prefix: bool,
     /// Seconds between checkpoints of a busy volume.
     pub commit_secs: u32,
     /// Tell the device about freed space after each checkpoint.
@@ -528,6 +531,7 @@ impl Default for MountOptions {
         Self {
             read_only: false,
             no_recovery: false,
+            journal_prefix: false,
             commit_secs: 5,
             discard: false,
             cache_bytes: 64 << 20,

@@ -72,7 +72,7 @@ pub fn newest(device: &FileDevice) -> Option<Superblock> {
     slots(device)
         .into_iter()
         .filter_map(|s| s.content.ok())
-        .max_by_key(|s| s.generation)
+        .max_by_key(Superblock::age)
 }
 
 /// The label without its padding.

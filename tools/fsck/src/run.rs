@@ -60,6 +60,18 @@ fn passes(
             return Ok(());
         };
         outcome.summary = report.summary;
+        let damaged = |p: &&Problem| p.stage() == Some(Stage::Journal);
+        if let Some(journal) = problems.iter().find(damaged) {
+            // All that was found is found in the state of the last checkpoint.
+            drop(fs);
+            let wanted = outcome.passes <= REPAIRS_MAX && decider.repair(journal);
+            if wanted && cut_journal(device) {
+                outcome.add(&[*journal], Some(&[true]));
+                continue;
+            }
+            outcome.add(&problems, None);
+            return Ok(());
+        }
         let last = outcome.passes > REPAIRS_MAX || report.summary.cancelled;
         let repaired = if last {
             outcome.add(&problems, None);
@@ -119,6 +131,19 @@ fn mount(device: &FileDevice) -> Result<EngineBox<Fs>, Error> {
     }
     options.no_recovery = true;
     Fs::mount(device.clone().into_pool()?, options).or(first)
+}
+
+/// Replays the journal up to where it is damaged, and gives up the rest of it.
+fn cut_journal(device: &FileDevice) -> bool {
+    let options = MountOptions {
+        journal_prefix: true,
+        ..MountOptions::default()
+    };
+    let mounted = device
+        .clone()
+        .into_pool()
+        .and_then(|pool| Fs::mount(pool, options));
+    mounted.is_ok_and(|fs| fs.unmount().is_ok())
 }
 
 fn summary_of(problems: &[Problem]) -> Summary {

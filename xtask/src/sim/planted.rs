@@ -34,8 +34,8 @@ const BUGS: &[Bug] = &[
         what: "the flush before the superblock is left out",
         changes: &[(
             CHECKPOINT,
-            "        self.pool.flush()?;\n        let mut block",
-            "        if !BUG {\n            self.pool.flush()?;\n        }\n        let mut block",
+            "        self.pool.flush()?;\n        self.write_superblock",
+            "        if !BUG {\n            self.pool.flush()?;\n        }\n        self.write_superblock",
         )],
     },
     Bug {
@@ -52,8 +52,8 @@ const BUGS: &[Bug] = &[
         what: "the superblock is written over the last one",
         changes: &[(
             CHECKPOINT,
-            "Superblock::slot_offsets(sb.device_size, checkpointer.slot ^ 1)",
-            "Superblock::slot_offsets(sb.device_size, checkpointer.slot ^ u8::from(!BUG))",
+            "self.write_superblock(sb, checkpointer.slot ^ 1)",
+            "self.write_superblock(sb, checkpointer.slot ^ u8::from(!BUG))",
         )],
     },
     Bug {
@@ -159,7 +159,7 @@ const BUGS: &[Bug] = &[
             CHECKPOINT,
             "        let mark = self.journal.mark(state.sequence);\n",
             "        let mark = self.journal.mark(state.sequence);\n\
-             if BUG && !clean {\n            self.journal.checkpointed(&mark);\n            return Ok(None);\n        }\n",
+             if BUG && !clean && !checkpointer.forced {\n            self.journal.checkpointed(&mark);\n            return Ok(None);\n        }\n",
         )],
     },
     Bug {

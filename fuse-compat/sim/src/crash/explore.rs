@@ -162,13 +162,12 @@ fn medium_of(base: &Base) -> Medium {
     }
 }
 
+/// What is durable, the place in the log, what is not durable, what may be shown; whether to go on.
+type Visit<'a> = &'a mut dyn FnMut(&Medium, usize, &[&Write], Window) -> bool;
+
 /// Calls `f` wherever writes become durable, and at the end, with what was durable before and what
 /// was not; until it says no.
-fn each_boundary(
-    events: &[Event],
-    medium: &mut Medium,
-    f: &mut dyn FnMut(&Medium, usize, &[&Write], Window) -> bool,
-) {
+fn each_boundary(events: &[Event], medium: &mut Medium, f: Visit<'_>) {
     let mut pending: Vec<&Write> = vec![];
     let mut window = Window { low: 0, high: 0 };
     for (at, event) in events.iter().enumerate() {

@@ -3,7 +3,11 @@
 //!
 //! [`Trees::dirty_path`] does everything that can fail for reasons outside (reading, memory,
 //! space) and changes nothing that a reader could see. After it, and after [`Trees::reserve`], a
-//! put or delete of the same key fails only if the tree in memory is broken.
+//! put or removal of the same key fails only if the tree in memory is broken.
+//!
+//! [`Trees::remove`] leaves a leaf that it has emptied where it is; [`Trees::tidy`] takes it out. A record
+//! is applied in whole before anything is tidied: until then every key is routed as it was when the paths
+//! were copied, so that no put comes to a node that would have to be read.
 
 use super::{Io, NodeSpace, Root, Trees};
 use crate::error::{Error, Result};
@@ -242,16 +246,42 @@ impl Trees {
         })
     }
 
-    /// Removes `key`. `true` if it was there.
+    /// Removes `key`, and what it leaves empty. `true` if it was there.
     pub fn delete(&mut self, tree: u64, key: &Key, space: &mut dyn NodeSpace) -> Result<bool> {
+        let found = self.remove(tree, key, space)?;
+        self.tidy(tree, key, space)?;
+        Ok(found)
+    }
+
+    /// Removes `key` from its leaf. `true` if it was there.
+    pub fn remove(&mut self, tree: u64, key: &Key, space: &mut dyn NodeSpace) -> Result<bool> {
         if self.root(tree)?.pointer.id() == 0 {
             return Ok(false);
         }
         self.dirty_path(tree, key, space)?;
         let root = self.root(tree)?;
-        let found = self.delete_below(root.pointer.id(), tree, root.level, key, space)?;
-        self.collapse(tree, space)?;
-        Ok(found)
+        let mut pointer = root.pointer;
+        for _ in 0..root.level {
+            let b = self.dirty.get(pointer.id()).ok_or(Error::Corrupt)?;
+            pointer = node::child(b, node::child_index(b, key));
+        }
+        let b = self.dirty.get_mut(pointer.id()).ok_or(Error::Corrupt)?;
+        let found = node::search(b, key);
+        if let Ok(i) = found {
+            node::remove(b, i);
+        }
+        Ok(found.is_ok())
+    }
+
+    /// Takes out what the removal of `key` has left empty, and merges what it has left nearly so. Reads
+    /// nothing: what is not in memory in changed form was not emptied either.
+    pub fn tidy(&mut self, tree: u64, key: &Key, space: &mut dyn NodeSpace) -> Result<()> {
+        let root = self.root(tree)?;
+        if root.pointer.id() == 0 || root.pointer.birth != self.generation {
+            return Ok(());
+        }
+        self.tidy_below(root.pointer.id(), tree, root.level, key, space)?;
+        self.collapse(tree, space)
     }
 
     /// Takes away roots with no or one child.
@@ -281,41 +311,40 @@ impl Trees {
         }
     }
 
-    fn delete_below(
+    fn tidy_below(
         &mut self,
         id: u64,
         tree: u64,
         level: u8,
         key: &Key,
         space: &mut dyn NodeSpace,
-    ) -> Result<bool> {
-        let b = self.dirty.get_mut(id).ok_or(Error::Corrupt)?;
-        if level == 0 {
-            let found = node::search(b, key);
-            if let Ok(i) = found {
-                node::remove(b, i);
-            }
-            return Ok(found.is_ok());
+    ) -> Result<()> {
+        let b = self.dirty.get(id).ok_or(Error::Corrupt)?;
+        if level == 0 || node::count(b) == 0 {
+            return Ok(());
         }
         let i = node::child_index(b, key);
         let child = node::child(b, i);
-        let found = self.delete_below(child.id(), tree, level - 1, key, space)?;
+        if child.birth != self.generation {
+            return Ok(());
+        }
+        self.tidy_below(child.id(), tree, level - 1, key, space)?;
         let c = self.dirty.get(child.id()).ok_or(Error::Corrupt)?;
         let capacity = c.len() - node::NODE_HEADER;
         if node::count(c) == 0 {
             let b = self.dirty.get_mut(id).ok_or(Error::Corrupt)?;
             node::remove(b, i);
             self.drop_node(tree, &child, space);
-        } else if found && node::used(c) < capacity / 4 {
+        } else if node::used(c) < capacity / 4 {
             let n = node::count(self.dirty.get(id).ok_or(Error::Corrupt)?);
             if i + 1 < n && self.merge(id, i, tree, level - 1, space)? {
-                return Ok(found);
+                return Ok(());
             }
             if i > 0 {
                 self.merge(id, i - 1, tree, level - 1, space)?;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Moves the content of child `left + 1` into child `left`, when both fit well into one node and

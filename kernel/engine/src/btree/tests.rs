@@ -7,6 +7,7 @@ use crate::format::key::{Key, Pointer, MAX_REPLICAS};
 use crate::format::node;
 use crate::testing::{effort, pool, seed, single, Rng, CHUNK_BLOCKS, HEADER_BLOCKS};
 use aegisfs_platform::Vec as PVec;
+use core::sync::atomic::Ordering::Relaxed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
@@ -244,4 +245,49 @@ fn ascending_keys_fill_nodes() {
     t.check();
     // 40 of these fill a leaf.
     assert!(t.blocks.used.len() < 560, "{}", t.blocks.used.len());
+}
+
+/// What one record does: the first key of a leaf goes, with it the leaf, and a new key comes that would then
+/// belong to the leaf before, which is not in memory. Its path was copied; it must do.
+#[test]
+fn a_put_after_a_removal_needs_no_other_node() {
+    let mut t = Test::new(4096);
+    let key = |i: u64| Key::new(i, 1, 0);
+    // Leaves of few large values.
+    for i in 0..60 {
+        t.trees
+            .put(TREE, &key(i * 10), &[9; 700], &mut t.blocks)
+            .unwrap();
+        t.want.insert(key(i * 10), std::vec![9; 700]);
+    }
+    t.checkpoint();
+    for i in 1..59 {
+        t.trees.pool().shrink(usize::MAX / 2);
+        // Everything under one leaf: its neighbours are not in memory.
+        let mut leaf: Vec<Key> = Vec::new();
+        t.trees
+            .dirty_path(TREE, &key(i * 10), &mut t.blocks)
+            .unwrap();
+        for j in i..60 {
+            let known = t.trees.get(TREE, &key(j * 10), Io::Refused, &mut |_| ());
+            match known {
+                Ok(true) => leaf.push(key(j * 10)),
+                _ => break,
+            }
+        }
+        let reads = t.trees.pool().stats.nodes_read.load(Relaxed);
+        for k in &leaf {
+            t.trees.remove(TREE, k, &mut t.blocks).unwrap();
+            t.want.remove(k);
+        }
+        let new = key(i * 10 + 5);
+        t.trees.put(TREE, &new, &[7; 100], &mut t.blocks).unwrap();
+        t.want.insert(new, std::vec![7; 100]);
+        for k in &leaf {
+            t.trees.tidy(TREE, k, &mut t.blocks).unwrap();
+        }
+        assert_eq!(t.trees.pool().stats.nodes_read.load(Relaxed), reads);
+        t.check();
+        t.checkpoint();
+    }
 }

@@ -40,7 +40,7 @@ fn journal(pool: &Pool, sb: &Superblock, found: &mut Vec<Problem>) -> Result<()>
         Err(Error::NoMemory) => return Err(Error::NoMemory),
         Err(_) => sb.journal_sequence,
     };
-    match recovery::read(pool, sb, sb.journal_epoch) {
+    match recovery::read(pool, sb, sb.journal_epoch, false) {
         Ok(_) => Ok(()),
         Err(Error::NoMemory) => Err(Error::NoMemory),
         Err(_) => Ok(found.try_push(Problem::JournalDamaged { sequence: end })?),
@@ -122,10 +122,7 @@ fn superblocks(
             let Ok(sb) = read_super(device, offset, &mut buf)? else {
                 continue;
             };
-            if newest
-                .as_ref()
-                .is_none_or(|(n, _)| n.generation < sb.generation)
-            {
+            if newest.as_ref().is_none_or(|(n, _)| n.age() < sb.age()) {
                 newest = Some((sb, slot));
             }
         }
@@ -158,8 +155,7 @@ fn superblocks(
                     let other = if slot == own {
                         *sb != *newest
                     } else {
-                        sb.generation >= newest.generation
-                            || twin.as_ref().is_some_and(|t| **t != *sb)
+                        sb.age() >= newest.age() || twin.as_ref().is_some_and(|t| **t != *sb)
                     };
                     twin = Some(sb);
                     if same_volume && !other {

@@ -25,7 +25,7 @@ impl Problem {
             Self::TableStale => ("chunk-table-stale", Error, None),
             Self::ChunkInvalid { .. } => ("chunk-invalid", Error, None),
             Self::ChunkOverlap { .. } => ("chunk-overlap", Error, None),
-            Self::JournalDamaged { .. } => ("journal-damaged", Error, None),
+            Self::JournalDamaged { .. } => ("journal-damaged", Error, Some(Stage::Journal)),
             Self::BitmapBad { .. } => ("free-map-bad", Error, Some(Space)),
             Self::FreeCount { .. } => ("free-count-chunk", Error, Some(Space)),
             Self::BlocksLeaked { .. } => ("blocks-leaked", Warning, Some(Space)),
@@ -110,6 +110,7 @@ impl Problem {
                 | Self::EntryDangling { .. }
                 | Self::InlineContent { .. }
                 | Self::QuotaRecord { .. }
+                | Self::JournalDamaged { .. }
         )
     }
 
@@ -225,7 +226,11 @@ impl fmt::Display for Problem {
                 write!(f, "it stands at the same place as chunk {other}")
             }
             Self::JournalDamaged { sequence } => {
-                write!(f, "entry {sequence} is damaged, though later ones are valid")
+                write!(
+                    f,
+                    "entry {sequence} is damaged, though later ones are valid: what they hold was durable and \
+                     can only be given up"
+                )
             }
             Self::BitmapBad { .. } => f.write_str("its free-space map is damaged"),
             Self::FreeCount { found, counted, .. } => {

@@ -37,6 +37,9 @@ impl Severity {
 /// When a repair has its turn: later ones build on earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
+    /// The journal is replayed up to where it is damaged: a mount with
+    /// [`journal_prefix`](crate::MountOptions::journal_prefix) does that, and then all is checked anew.
+    Journal,
     /// Bad copies are rewritten from good ones.
     Copies,
     /// Free-space maps take in what is in use, before anything is allocated.

@@ -122,6 +122,8 @@ pub struct Superblock {
     pub device_uuid: [u8; 16],
     /// Free blocks at the checkpoint.
     pub free_blocks: u64,
+    /// Writable mounts since the checkpoint that have not come to a checkpoint of their own.
+    pub attempts: u64,
 }
 
 /// Why bytes are no usable superblock.
@@ -184,6 +186,7 @@ impl Superblock {
             device_index: get_u32(b, 292),
             device_uuid: get_array(b, 296),
             free_blocks: get_u64(b, 312),
+            attempts: get_u64(b, 320),
         };
         let sane = get_u32(b, 12) as usize == BLOCK_SIZE
             && get_u16(b, 174) <= 1
@@ -227,6 +230,7 @@ impl Superblock {
             && self.pool_level <= LEVEL_MAX
             && self.generation > 0
             && self.generation < HUGE
+            && self.attempts < HUGE
             && self.replay_from < HUGE
             && self.journal_sequence < HUGE
             && self.journal_epoch < HUGE
@@ -270,7 +274,14 @@ impl Superblock {
         put_u32(b, 292, self.device_index);
         put_bytes(b, 296, &self.device_uuid);
         put_u64(b, 312, self.free_blocks);
+        put_u64(b, 320, self.attempts);
         seal(b);
+    }
+
+    /// What decides between two valid superblocks: the greater one counts.
+    #[must_use]
+    pub const fn age(&self) -> (u64, u64) {
+        (self.generation, self.attempts)
     }
 
     /// Pages of the chunk table.

@@ -421,6 +421,7 @@ fn superblock() -> Superblock {
         device_index: 0,
         device_uuid: [2; 16],
         free_blocks: 1000,
+        attempts: 3,
     }
 }
 
@@ -506,7 +507,7 @@ fn vectors() {
 }
 
 const VECTORS: (u32, u64, u64) = (
-    0x4a3c_ce05,
+    0x2c3b_f1f6,
     3_646_209_028_053_016_576,
     4_706_636_184_713_914_112,
 );

@@ -418,15 +418,22 @@ impl Fs {
         let mut keep = run.preallocated.then(|| Keep {
             addr: run.at.first().map_or(0, |l| l.block),
             blocks: 0,
+            birth: 0,
         });
         if cut(&mut tx, &mut attr, block, end, keep.as_mut(), None)? < end {
             return Err(Error::Invalid);
         }
         // Space that was punched out, or written by somebody else, is not the caller's any more.
-        if keep.is_some_and(|k| k.blocks != u64::from(run.blocks)) {
+        if keep
+            .as_ref()
+            .is_some_and(|k| k.blocks != u64::from(run.blocks))
+        {
             return Err(Error::Invalid);
         }
-        let birth = tx.state.trees.generation();
+        // A birth says since when trees have referred to the blocks, not since when they hold what
+        // they hold: a snapshot of the time in between refers to them as unwritten, and they must not
+        // become free before it is deleted.
+        let birth = keep.map_or(tx.state.trees.generation(), |k| k.birth);
         let mut whole = Extent {
             blocks: run.blocks,
             kind: ExtentKind::Data,
@@ -824,6 +831,8 @@ pub(super) struct Keep {
     addr: u64,
     /// How many were found.
     blocks: u64,
+    /// When they were allocated, all at once.
+    birth: u64,
 }
 
 /// Takes blocks `from..to` out of a file's extents and frees them; keeps what sticks out on both
@@ -866,9 +875,13 @@ pub(super) fn cut(
         let kept = keep.as_deref_mut().filter(|k| {
             m.extent.kind == ExtentKind::Unwritten
                 && middle.addr[0] == k.addr.saturating_add(cut_from - from)
+                && (k.blocks == 0 || k.birth == m.extent.birth)
         });
         match kept {
-            Some(k) => k.blocks += u64::from(blocks),
+            Some(k) => {
+                k.blocks += u64::from(blocks);
+                k.birth = m.extent.birth;
+            }
             None => free_extent(tx, &middle)?,
         }
     }

@@ -35,6 +35,8 @@ pub struct Checkpointer {
     pub slot: u8,
     /// A superblock must be written even if nothing changed (after mount and recovery).
     pub forced: bool,
+    /// The device knows that this mount writes.
+    pub announced: bool,
 }
 
 /// What step 1 hands to the others.
@@ -64,6 +66,12 @@ impl Fs {
         // Recovery for a mount that must not write: it goes as far as memory and free space do.
         if !self.pool.may_heal.load(Relaxed) {
             return Err(Error::NoSpace);
+        }
+        if !checkpointer.announced {
+            if let Err(e) = self.announce(&mut checkpointer) {
+                self.fail("announcing a mount", e);
+                return Err(e);
+            }
         }
         let Some(frozen) = self.freeze(&mut checkpointer, clean)? else {
             let discard = self.options.lock().discard;
@@ -106,6 +114,30 @@ impl Fs {
         self.checkpoint()
     }
 
+    /// Before a mount writes anything else: the last checkpoint's superblock once more, with one attempt
+    /// more. Whatever becomes of this mount, the next one will use other generations. The slot is the
+    /// other one, as for any superblock: a crash leaves one of two that say the same.
+    #[inline(never)]
+    fn announce(&self, checkpointer: &mut Checkpointer) -> Result<()> {
+        let mut superblock = try_box(Superblock::clone(&checkpointer.superblock))?;
+        superblock.attempts += 1;
+        self.write_superblock(&superblock, checkpointer.slot ^ 1)?;
+        checkpointer.slot ^= 1;
+        checkpointer.superblock = superblock;
+        checkpointer.announced = true;
+        Ok(())
+    }
+
+    fn write_superblock(&self, sb: &Superblock, slot: u8) -> Result<()> {
+        let mut block = Vec::try_filled(BLOCK_SIZE, 0)?;
+        sb.encode(&mut block);
+        let device = self.pool.device(0)?;
+        for offset in Superblock::slot_offsets(sb.device_size, slot) {
+            device.write(offset, &block)?;
+        }
+        device.flush()
+    }
+
     /// Step 1. `None`: there is nothing to write.
     #[inline(never)]
     fn freeze(&self, checkpointer: &mut Checkpointer, clean: bool) -> Result<Option<Frozen>> {
@@ -129,6 +161,7 @@ impl Fs {
         state.trees.freeze(&mut ids);
         let mark = self.journal.mark(state.sequence);
         superblock.generation = generation;
+        superblock.attempts = 0;
         superblock.pool_root = root.pointer;
         superblock.pool_level = root.level;
         superblock.table_digest = image.digest;
@@ -176,13 +209,7 @@ impl Fs {
         }
         self.pool.write_many(&parts)?;
         self.pool.flush()?;
-        let mut block = Vec::try_filled(BLOCK_SIZE, 0)?;
-        sb.encode(&mut block);
-        let device = self.pool.device(0)?;
-        for offset in Superblock::slot_offsets(sb.device_size, checkpointer.slot ^ 1) {
-            device.write(offset, &block)?;
-        }
-        device.flush()
+        self.write_superblock(sb, checkpointer.slot ^ 1)
     }
 
     /// Writes some frozen nodes to all their replicas, and hands them to the cache.

@@ -412,7 +412,7 @@ fn apply(state: &mut State, space: &mut MutexGuard<'_, Space>, record: &[u8]) ->
                 }
             }
             Step::Delete { tree, key } => {
-                let found = state.trees.delete(tree, &key, &mut **space)?;
+                let found = state.trees.remove(tree, &key, &mut **space)?;
                 if key.kind == kind::INODE && found {
                     state.subvolume.inodes = state.subvolume.inodes.saturating_sub(1);
                 }
@@ -422,5 +422,12 @@ fn apply(state: &mut State, space: &mut MutexGuard<'_, Space>, record: &[u8]) ->
             Step::Free { addr, blocks, .. } => space.free_later(Range { addr, blocks }),
         }
     }
-    quota::apply(state)
+    quota::apply(state)?;
+    // Only now: see `btree/change.rs`.
+    for step in Steps(record) {
+        if let Step::Delete { tree, key } = step.map_err(|()| Error::Corrupt)? {
+            state.trees.tidy(tree, &key, &mut **space)?;
+        }
+    }
+    Ok(())
 }

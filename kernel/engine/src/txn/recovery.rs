@@ -65,13 +65,14 @@ fn entry_at(
     Ok(header.complete(&block).then_some((header, block)))
 }
 
-/// Reads all entries of `epoch` since the last checkpoint.
+/// Reads all entries of `epoch` since the last checkpoint. With `prefix`, an entry in the middle that is
+/// damaged is the end.
 ///
 /// # Errors
 /// `Corrupt` when an entry in the middle is damaged; device errors.
-pub fn read(pool: &Pool, sb: &Superblock, epoch: u64) -> Result<Replay> {
+pub fn read(pool: &Pool, sb: &Superblock, epoch: u64, prefix: bool) -> Result<Replay> {
     let replay = scan(pool, sb, epoch)?;
-    if !sb.clean {
+    if !sb.clean && !prefix {
         refuse_later_entries(pool, sb, epoch, replay.sequence)?;
     }
     Ok(replay)

@@ -179,6 +179,7 @@ fn new_superblock(layout: &Layout, options: &FormatOptions) -> Result<Box<Superb
         device_index: 0,
         device_uuid,
         free_blocks: 0,
+        attempts: 0,
     })?)
 }
 

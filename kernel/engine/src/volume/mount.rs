@@ -39,7 +39,7 @@ pub fn read_superblock(device: &dyn BlockDevice) -> Result<(Box<Superblock>, u8)
             }
             match read_copy(device, offset, &mut buf) {
                 Ok(sb) => {
-                    let newer = |(b, _): &(Box<Superblock>, u8)| b.generation < sb.generation;
+                    let newer = |(b, _): &(Box<Superblock>, u8)| b.age() < sb.age();
                     if best.as_ref().is_none_or(newer) {
                         best = Some((sb, slot));
                     }
@@ -212,6 +212,7 @@ pub(crate) struct Parts<'a> {
 #[inline(never)]
 pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
     let sb = parts.superblock;
+    let new = sb.generation == 0;
     let pool = new_pool(parts.devices, &parts.entries, &sb, parts.options)?;
     let space = new_space(&pool, &parts.entries, parts.pages, &sb)?;
     let mark = Journal::start(sb.journal_head, sb.journal_sequence, sb.replay_from, 0);
@@ -242,6 +243,8 @@ pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
                 superblock: sb,
                 slot: parts.slot,
                 forced: false,
+                // mkfs has nothing to announce.
+                announced: new,
             },
         )?,
     })?)
@@ -306,7 +309,8 @@ fn new_quota() -> Result<Box<QuotaPart>> {
     Ok(try_box(QuotaPart::new(table))?)
 }
 
-/// Generations that are skipped after a crash, so that none is ever used for two different states.
+/// Generations that are skipped by a mount, so that none is ever used for two different states: the one
+/// that a crash has ended, and some to spare.
 const GENERATION_SKIP: u64 = 16;
 
 impl Fs {
@@ -321,16 +325,14 @@ impl Fs {
         if options.no_recovery && !options.read_only {
             return Err(Error::Invalid);
         }
-        let (mut superblock, slot) = read_superblock(&**device)?;
+        let (superblock, slot) = read_superblock(&**device)?;
         check_features(&superblock, options.read_only)?;
         let (entries, pages) = read_table(&**device, &superblock, !options.read_only)?;
-        let mut generation = superblock.generation + 1;
-        let old_epoch = superblock.journal_epoch;
-        if !superblock.clean {
-            generation += GENERATION_SKIP;
-            // New entries must not be taken for old ones that a crash left behind.
-            superblock.journal_epoch += 1;
-        }
+        // Above everything that an unfinished checkpoint or an earlier mount has used, see `announce`.
+        let generation = superblock.generation + GENERATION_SKIP + superblock.attempts + 1;
+        // New entries must not be taken for old ones that a crash left behind. The superblock keeps the
+        // old epoch until the replay is durable.
+        let epoch = superblock.journal_epoch + u64::from(!superblock.clean);
         let mut fs = assemble(Parts {
             devices,
             entries,
@@ -343,7 +345,7 @@ impl Fs {
         fs.read_only.store(options.read_only, Relaxed);
         fs.load_roots()?;
         if !options.no_recovery {
-            fs.replay(old_epoch)?;
+            fs.replay(epoch)?;
         }
         fs.checkpointer.lock().forced = true;
         if !options.read_only {
@@ -367,17 +369,22 @@ impl Fs {
         self.read_only.store(true, Relaxed);
     }
 
-    /// Applies the journal, whose entries are of epoch `epoch`.
+    /// Applies the journal. New entries will be of epoch `epoch`.
     #[inline(never)]
     fn replay(&mut self, epoch: u64) -> Result<()> {
         let checkpointer = self.checkpointer.lock();
         let sb = &*checkpointer.superblock;
-        let replay = recovery::read(&self.pool, sb, epoch)?;
+        let replay = recovery::read(
+            &self.pool,
+            sb,
+            sb.journal_epoch,
+            self.options.lock().journal_prefix,
+        )?;
         let mark = Journal::start(replay.head, replay.sequence, replay.records, replay.used);
         let mut state = self.state.write();
         replay.apply(&mut state, &self.space, sb.replay_from)?;
         drop(state);
-        let journal = Journal::new(self.pool.clone(), sb, sb.journal_epoch, &mark)?;
+        let journal = Journal::new(self.pool.clone(), sb, epoch, &mark)?;
         let n = replay.records - sb.replay_from;
         drop(checkpointer);
         self.journal = journal;

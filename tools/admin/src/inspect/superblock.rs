@@ -60,6 +60,7 @@ struct Fields {
     device_index: u32,
     device_uuid: String,
     free_blocks: u64,
+    attempts: u64,
 }
 
 impl Fields {
@@ -98,6 +99,7 @@ impl Fields {
             device_index: s.device_index,
             device_uuid: output::uuid(&s.device_uuid),
             free_blocks: s.free_blocks,
+            attempts: s.attempts,
         }
     }
 }
@@ -108,7 +110,7 @@ pub fn show(device: &Path, style: Style) -> anyhow::Result<Verdict> {
     let newest = slots
         .iter()
         .filter_map(|s| s.content.as_ref().ok())
-        .map(|s| s.generation)
+        .map(Superblock::age)
         .max();
     let sound = slots.iter().any(|s| s.content.is_ok());
     let copies: Vec<Copy> = slots
@@ -117,10 +119,7 @@ pub fn show(device: &Path, style: Style) -> anyhow::Result<Verdict> {
             offset: slot.offset,
             slot: slot.slot,
             place: if slot.tail { "tail" } else { "head" },
-            newest: slot
-                .content
-                .as_ref()
-                .is_ok_and(|s| Some(s.generation) == newest),
+            newest: slot.content.as_ref().is_ok_and(|s| Some(s.age()) == newest),
             superblock: slot.content.as_ref().ok().map(Fields::new),
             error: slot.content.err().map(SlotFault::describe),
         })

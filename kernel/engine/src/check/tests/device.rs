@@ -296,6 +296,24 @@ fn journal_damaged() {
     let codes: Vec<_> = found.0.iter().map(Problem::code).collect();
     assert_eq!(codes, ["journal-damaged"]);
     assert!(fs.begin_repair(&report, true).is_err());
+    drop(fs);
+    // With consent: what stands before the damage is there, what stands after it is gone.
+    let options = MountOptions {
+        journal_prefix: true,
+        ..MountOptions::default()
+    };
+    let fs = Fs::mount(ram.devices(), options).unwrap();
+    let there = |i: usize| fs.lookup(ROOT_INO, name(i).as_bytes()).is_ok();
+    assert_eq!([there(0), there(1), there(2)], [true, false, false]);
+    fs.create(ROOT_INO, name(1).as_bytes(), &file()).unwrap();
+    fs.sync().unwrap();
+    drop(fs);
+    // The entries after the damage belong to another epoch now.
+    let fs = ram.mount();
+    assert!(fs.lookup(ROOT_INO, name(1).as_bytes()).is_ok());
+    assert!(fs.lookup(ROOT_INO, name(2).as_bytes()).is_err());
+    fs.unmount().unwrap();
+    assert_eq!(ram.check(), []);
 }
 
 /// A page of the chunk table that a crashed checkpoint wrote must never pass for a valid one, also
