@@ -1,18 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Makes the golden images of the current format version: `PREFIX-clean.lz4`, unmounted in order, and
-//! `PREFIX-journal.lz4`, whose content is in the journal alone. Done once for each version:
+//! Makes golden images: `PREFIX-clean.lz4`, unmounted in order, and `PREFIX-journal.lz4`, whose content
+//! is in the journal alone. Done once for each format version, and for each feature that came later:
 //! `cargo run --release -p aegisfs_fsck --example golden -- tests/golden/format-1`
+//! A second argument names the feature (`shared`), whose content the images have then.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use aegisfs_engine::{format_volume, FormatOptions};
+use aegisfs_engine::{format_volume, FormatOptions, Fs, Result};
 use aegisfs_platform::Vec as EngineVec;
 use std::error::Error;
 use support::Disk;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let prefix = std::env::args().nth(1).ok_or("usage: golden PREFIX")?;
+fn main() -> std::result::Result<(), Box<dyn Error>> {
+    let prefix = std::env::args()
+        .nth(1)
+        .ok_or("usage: golden PREFIX [shared]")?;
+    let (fill, verify): (fn(&Fs) -> Result<()>, fn(&Fs)) = match std::env::args().nth(2).as_deref()
+    {
+        None => (support::fill, support::verify),
+        Some("shared") => (support::fill_shared, support::verify_shared),
+        Some(_) => return Err("the only feature with images is shared".into()),
+    };
     for (name, node_size, clean) in [("clean", 4096, true), ("journal", 16384, false)] {
         let disk = Disk::new(32 << 20);
         let mut options = FormatOptions::new();
@@ -21,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         options.data_replicas = if clean { 2 } else { 1 };
         format_volume(disk.pool(), &options)?;
         let fs = disk.mount(false);
-        support::fill(&fs)?;
+        fill(&fs)?;
         if clean {
             fs.unmount()?;
         } else {
@@ -30,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             drop(fs);
         }
         let image = disk.encode();
-        support::verify(&Disk::decode(&image).mount(true));
+        verify(&Disk::decode(&image).mount(true));
         let path = format!("{prefix}-{name}.lz4");
         std::fs::write(&path, &image)?;
         println!("{path}: {} bytes", image.len());

@@ -196,3 +196,55 @@ pub fn verify(fs: &Fs) {
     assert_eq!(names, want);
     assert_eq!(fs.statfs().inodes, 8 + 60);
 }
+
+/// Blocks of the file that the others share.
+const SHARED: u64 = 40;
+
+/// Makes the content of the images with shared extents: blocks with two and three references, what was
+/// written to a clone, a range taken out of another.
+pub fn fill_shared(fs: &Fs) -> Result<()> {
+    let block = BLOCK_SIZE as u64;
+    let [source, clone, pieces] = [&b"source"[..], b"clone", b"pieces"].map(|name| {
+        let made = fs.create(ROOT_INO, name, &inode(MODE_FILE | 0o644));
+        made.map(|attr| attr.ino)
+    });
+    let (source, clone, pieces) = (source?, clone?, pieces?);
+    fs.write(source, 0, &pattern(SHARED as usize * BLOCK_SIZE))?;
+    // The first clone and the first move write a checkpoint, for the features' bits.
+    fs.clone_range(source, 0, clone, 0, SHARED * block, None)?;
+    fs.insert_range(clone, 5 * block, 3 * block, None)?;
+    fs.collapse_range(clone, 5 * block, 3 * block, None)?;
+    for i in 0..130 {
+        let from = i * 7 % SHARED;
+        fs.clone_range(source, from * block, pieces, i * block, block, None)?;
+    }
+    fs.write(clone, 10 * block, b"changed")?;
+    fs.collapse_range(pieces, 100 * block, 20 * block, None)?;
+    Ok(())
+}
+
+/// Compares the content of a volume with what [`fill_shared`] makes.
+pub fn verify_shared(fs: &Fs) {
+    let all = pattern(SHARED as usize * BLOCK_SIZE);
+    let read = |name: &[u8]| {
+        let attr = fs.lookup(ROOT_INO, name).unwrap();
+        let mut buf = vec![0xff; attr.size as usize];
+        assert_eq!(fs.read(attr.ino, 0, &mut buf).unwrap(), buf.len());
+        (attr, buf)
+    };
+    assert!(read(b"source").1 == all);
+    let (clone, got) = read(b"clone");
+    let mut want = all.clone();
+    want[10 * BLOCK_SIZE..][..7].copy_from_slice(b"changed");
+    assert!(got == want);
+    assert!(fs.map_shared(clone.ino, 0, SHARED).unwrap().1);
+    assert!(!fs.map_shared(clone.ino, 10, 1).unwrap().1);
+    let (pieces, got) = read(b"pieces");
+    assert_eq!(pieces.blocks, 110);
+    for (n, block) in (0..130)
+        .filter(|i| !(100..120).contains(i))
+        .zip(got.chunks(BLOCK_SIZE))
+    {
+        assert!(block == &all[n * 7 % SHARED as usize * BLOCK_SIZE..][..BLOCK_SIZE]);
+    }
+}
