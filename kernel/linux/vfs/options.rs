@@ -3,7 +3,7 @@
 
 use aegisfs_engine::{ErrorPolicy, MountOptions, QuotaType, QuotaTypes};
 
-const COMMIT_SECS_MAX: u32 = 86_400;
+const COMMIT_SECS_MAX: u32 = 3600;
 
 /// Options of a mount that are not the VFS's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Options {
                     .and_then(|v| core::str::from_utf8(v).ok())
                     .and_then(|v| v.parse().ok())
                     .filter(|secs| (1..=COMMIT_SECS_MAX).contains(secs))
-                    .ok_or(Refusal::Invalid("commit= takes 1 to 86400 seconds"))?;
+                    .ok_or(Refusal::Invalid("commit= takes 1 to 3600 seconds"))?;
             }
             b"discard" => {
                 flag("discard takes no value")?;
@@ -73,7 +73,7 @@ impl Options {
                 flag("nodiscard takes no value")?;
                 self.discard = false;
             }
-            b"norecovery" => {
+            b"norecovery" | b"noload" => {
                 flag("norecovery takes no value")?;
                 self.no_recovery = true;
             }
