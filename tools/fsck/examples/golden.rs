@@ -12,12 +12,13 @@ use aegisfs_platform::Vec as EngineVec;
 use std::error::Error;
 use support::Disk;
 
+type Fill = fn(&Fs) -> Result<()>;
+
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     let prefix = std::env::args()
         .nth(1)
         .ok_or("usage: golden PREFIX [shared]")?;
-    let (fill, verify): (fn(&Fs) -> Result<()>, fn(&Fs)) = match std::env::args().nth(2).as_deref()
-    {
+    let (fill, verify): (Fill, fn(&Fs)) = match std::env::args().nth(2).as_deref() {
         None => (support::fill, support::verify),
         Some("shared") => (support::fill_shared, support::verify_shared),
         Some(_) => return Err("the only feature with images is shared".into()),

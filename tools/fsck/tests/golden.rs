@@ -72,4 +72,5 @@ fn images_survive_their_encoding() {
     let made = Disk::new(32 << 20);
     aegisfs_engine::format_volume(made.pool(), &aegisfs_engine::FormatOptions::new()).unwrap();
     support::fill(&made.mount(false)).unwrap();
+    support::fill_shared(&made.mount(false)).unwrap();
 }

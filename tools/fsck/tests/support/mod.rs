@@ -198,7 +198,7 @@ pub fn verify(fs: &Fs) {
 }
 
 /// Blocks of the file that the others share.
-const SHARED: u64 = 40;
+const SHARED: usize = 40;
 
 /// Makes the content of the images with shared extents: blocks with two and three references, what was
 /// written to a clone, a range taken out of another.
@@ -209,13 +209,13 @@ pub fn fill_shared(fs: &Fs) -> Result<()> {
         made.map(|attr| attr.ino)
     });
     let (source, clone, pieces) = (source?, clone?, pieces?);
-    fs.write(source, 0, &pattern(SHARED as usize * BLOCK_SIZE))?;
+    fs.write(source, 0, &pattern(SHARED * BLOCK_SIZE))?;
     // The first clone and the first move write a checkpoint, for the features' bits.
-    fs.clone_range(source, 0, clone, 0, SHARED * block, None)?;
+    fs.clone_range(source, 0, clone, 0, SHARED as u64 * block, None)?;
     fs.insert_range(clone, 5 * block, 3 * block, None)?;
     fs.collapse_range(clone, 5 * block, 3 * block, None)?;
     for i in 0..130 {
-        let from = i * 7 % SHARED;
+        let from = i * 7 % SHARED as u64;
         fs.clone_range(source, from * block, pieces, i * block, block, None)?;
     }
     fs.write(clone, 10 * block, b"changed")?;
@@ -225,10 +225,10 @@ pub fn fill_shared(fs: &Fs) -> Result<()> {
 
 /// Compares the content of a volume with what [`fill_shared`] makes.
 pub fn verify_shared(fs: &Fs) {
-    let all = pattern(SHARED as usize * BLOCK_SIZE);
+    let all = pattern(SHARED * BLOCK_SIZE);
     let read = |name: &[u8]| {
         let attr = fs.lookup(ROOT_INO, name).unwrap();
-        let mut buf = vec![0xff; attr.size as usize];
+        let mut buf = vec![0xff; usize::try_from(attr.size).unwrap()];
         assert_eq!(fs.read(attr.ino, 0, &mut buf).unwrap(), buf.len());
         (attr, buf)
     };
@@ -237,7 +237,7 @@ pub fn verify_shared(fs: &Fs) {
     let mut want = all.clone();
     want[10 * BLOCK_SIZE..][..7].copy_from_slice(b"changed");
     assert!(got == want);
-    assert!(fs.map_shared(clone.ino, 0, SHARED).unwrap().1);
+    assert!(fs.map_shared(clone.ino, 0, SHARED as u64).unwrap().1);
     assert!(!fs.map_shared(clone.ino, 10, 1).unwrap().1);
     let (pieces, got) = read(b"pieces");
     assert_eq!(pieces.blocks, 110);
@@ -245,6 +245,6 @@ pub fn verify_shared(fs: &Fs) {
         .filter(|i| !(100..120).contains(i))
         .zip(got.chunks(BLOCK_SIZE))
     {
-        assert!(block == &all[n * 7 % SHARED as usize * BLOCK_SIZE..][..BLOCK_SIZE]);
+        assert!(block == &all[n * 7 % SHARED * BLOCK_SIZE..][..BLOCK_SIZE]);
     }
 }
