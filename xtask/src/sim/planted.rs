@@ -223,8 +223,8 @@ const BUGS: &[Bug] = &[
         what: "deletions that a crash interrupted are not finished",
         changes: &[(
             "volume/mount.rs",
-            "        let n = self.finish_orphans()?;\n",
-            "        let n = if BUG { 0 } else { self.finish_orphans()? };\n",
+            "self.finish_shifts()? + self.finish_orphans()?",
+            "self.finish_shifts()? + if BUG { 0 } else { self.finish_orphans()? }",
         )],
     },
 ];
