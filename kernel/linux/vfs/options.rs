@@ -108,6 +108,7 @@ impl Options {
             cache_bytes,
             errors: self.errors,
             quota: self.quota != 0,
+            journal_prefix: false,
         }
     }
 
