@@ -12,6 +12,7 @@ pub mod audit;
 pub mod crash;
 pub mod damage;
 pub mod disk;
+pub mod faults;
 pub mod generate;
 pub mod model;
 pub mod ops;

@@ -4,7 +4,7 @@
 use aegisfs_sim::attack::{attack, cpu_seconds, Plan, Share, Workload};
 use aegisfs_sim::crash::lies::{Lie, LIES};
 use aegisfs_sim::crash::{replay, Config, Token, Totals};
-use aegisfs_sim::{damage, seed_from_env};
+use aegisfs_sim::{damage, faults, seed_from_env};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,10 +21,22 @@ struct Cli {
 enum Command {
     /// Mounts what power failures leave, and compares with the model.
     Crash(Crash),
+    /// Damages every kind of block in every way, and shows what came of it.
+    Faults(Faults),
     /// Lists the ways in which the simulated disk can lie.
     Lies,
     /// Mounts damaged images, and does everything with them.
     Damage(Damage),
+}
+
+#[derive(clap::Args)]
+struct Faults {
+    /// Seed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print the table as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -109,6 +121,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Crash(args) => crash(&args),
         Command::Damage(args) => Ok(damage(&args)),
+        Command::Faults(args) => fault_table(&args),
         Command::Lies => {
             for lie in LIES {
                 println!("{}\t{}", lie.name, lie.what);
@@ -119,6 +132,57 @@ fn main() -> ExitCode {
     result.unwrap_or_else(|e| {
         eprintln!("error: {e}");
         ExitCode::from(2)
+    })
+}
+
+fn fault_table(args: &Faults) -> Result<ExitCode, String> {
+    let seed = args.seed.unwrap_or_else(seed_from_env);
+    eprintln!("seed {seed}");
+    let cells = faults::run(seed)?;
+    let mut rows = vec![];
+    let mut violations = 0;
+    for c in &cells {
+        violations += c.silent.len();
+        println!(
+            "{:20} {:18} {:12} {:3} tries: {} detected, {} served, {} sound afterwards, {} refused, \
+             {} shortened, {} silent",
+            c.kind,
+            c.damage,
+            c.copies,
+            c.tries,
+            c.detected,
+            c.served,
+            c.healed,
+            c.refused,
+            c.shortened,
+            c.silent.len()
+        );
+        for what in &c.silent {
+            println!("VIOLATION {what}");
+        }
+        rows.push(format!(
+            "{{\"kind\":\"{}\",\"damage\":\"{}\",\"copies\":\"{}\",\"tries\":{},\"detected\":{},\
+             \"served\":{},\"healed\":{},\"refused\":{},\"shortened\":{},\"silent\":{}}}",
+            c.kind,
+            c.damage,
+            c.copies,
+            c.tries,
+            c.detected,
+            c.served,
+            c.healed,
+            c.refused,
+            c.shortened,
+            c.silent.len()
+        ));
+    }
+    if args.json {
+        let rows = rows.join(",");
+        println!("{{\"seed\":{seed},\"violations\":{violations},\"faults\":[{rows}]}}");
+    }
+    Ok(if violations == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 

@@ -13,3 +13,22 @@ fn damaged_images_are_refused_or_served() {
     assert!(totals.violations.is_empty(), "{}", totals.violations[0]);
     println!("seed {seed}: {totals:?}");
 }
+
+/// Every kind of block, damaged in every way: never silently wrong, never a panic.
+#[test]
+fn no_fault_is_silent() {
+    let seed = seed_from_env();
+    println!("seed {seed}");
+    let cells = aegisfs_sim::faults::run(seed).unwrap();
+    for cell in &cells {
+        assert!(cell.silent.is_empty(), "{cell:?}");
+        let data = cell.kind.starts_with("file data");
+        if data && cell.copies != "one request" {
+            assert_eq!(cell.detected, cell.tries, "{cell:?}");
+        }
+        if cell.kind == "file data, mirrored" && cell.copies == "one copy" {
+            assert_eq!(cell.healed, cell.tries, "{cell:?}");
+        }
+    }
+    assert!(cells.iter().map(|c| c.tries).sum::<u32>() > 300);
+}

@@ -22,6 +22,9 @@ pub struct Options {
     /// Only the planted bug of this name.
     #[arg(long, value_name = "NAME", requires = "planted")]
     only: Option<String>,
+    /// Damage every kind of block in every way, and show what came of it.
+    #[arg(long, conflicts_with = "planted")]
+    faults: bool,
     /// Show the simulator's own options.
     #[arg(long)]
     help_all: bool,
@@ -36,7 +39,7 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     }
     build()?;
     let mut command = Command::new(paths::tools().join("aegisfs_sim"));
-    command.arg("crash");
+    command.arg(if options.faults { "faults" } else { "crash" });
     if options.help_all {
         command.arg("--help");
     }

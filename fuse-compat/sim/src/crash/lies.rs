@@ -70,7 +70,7 @@ pub const LIES: &[Lie] = &[
 ];
 
 /// What a page holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A superblock.
     Superblock,
