@@ -167,6 +167,23 @@ refused "$DENIED" as_user dd if=/dev/zero of=given/file bs=1k count=100 status=n
 rm -rf given grouped
 recount
 
+# ---- projects: a directory that hands its own on, a file that comes into one that is full
+aegisfs quota set "$MNT" --project 7 --space-hard 100K --inodes-hard 3
+mkdir -m 777 project
+xfs_io -x -c "chproj 7" -c "chattr +P" project
+as_user dd if=/dev/zero of=project/file bs=1k count=200 status=none 2> /dev/null && die "200 KiB in the project"
+sync
+same "space of the project" $((100 * 1024)) "$(field project 7 space_used)"
+as_user touch project/third
+refused "$DENIED" as_user touch project/fourth
+same "df in the project" "102400 0" "$(df -B1 --output=size,avail project | tail -1 | xargs)"
+as_user dd if=/dev/zero of=outside bs=1k count=20 status=none
+sync
+refused "$DENIED" as_user xfs_io -c "chproj 7" outside
+rm -rf project outside
+sync
+same "an empty project" "0 0" "$(field project 7 space_used) $(field project 7 inodes_used)"
+
 # ---- soft limits end after a time
 aegisfs quota grace "$MNT" user --space 2 --inodes 2
 setquota -u $USER 100 0 0 0 "$MNT"

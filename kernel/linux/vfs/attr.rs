@@ -3,7 +3,6 @@
 
 use super::inode::Inode;
 use super::map::BLOCK;
-use super::quota::exempt;
 use crate::linux::ffi::bindings;
 use aegisfs_engine::{Attr, SetAttr, Time, BLOCK_SIZE};
 use aegisfs_platform::NofsScope;
@@ -109,34 +108,13 @@ unsafe fn change(
             resize(inode, size)?;
         }
         let valid = (*attr).ia_valid;
-        let volume = inode.volume();
-        let moves = valid & (bindings::ATTR_UID | bindings::ATTR_GID) != 0;
-        let old = if moves && volume.fs.quota_enforced() {
-            // Dirty data holds quota of the old owner.
-            if inode.is(bindings::S_IFREG) {
-                inode.write_and_wait(0, u64::MAX >> 1)?;
-            }
-            Some(inode.getattr()?)
-        } else {
-            None
-        };
         bindings::setattr_copy(idmap, inode.raw(), attr);
         let set = wanted(inode, valid);
-        let result = match old {
-            Some(old) => {
-                let (new, exempt) = (inode.owner(), exempt());
-                let change = || volume.fs.setattr(inode.ino(), &set);
-                volume
-                    .fs
-                    .with_quota_of_new_owner(&old, &new, exempt, change)
-            }
-            None => volume.fs.setattr(inode.ino(), &set),
-        };
-        if let Err(e) = result {
+        if let Err(e) = inode.store(&set) {
             if let Ok(old) = inode.getattr() {
                 inode.apply_owner(&old);
             }
-            return Err(volume.errno(e));
+            return Err(e);
         }
         inode.version_changed();
         if valid & bindings::ATTR_MODE != 0 {

@@ -45,16 +45,12 @@ pub(super) unsafe extern "C" fn set(
         if wanted.fsx_xflags & !XFLAGS != 0 || hints != 0 {
             return Err(EOPNOTSUPP);
         }
-        let volume = inode.volume();
         let set = SetAttr {
             flags: Some(wanted.flags),
             project: Some(wanted.fsx_projid),
             ..SetAttr::default()
         };
-        let attr = volume
-            .fs
-            .setattr(inode.ino(), &set)
-            .map_err(|e| volume.errno(e))?;
+        let attr = inode.store(&set)?;
         inode.apply_flags(attr.flags);
         inode.state().project.store(attr.project, Ordering::Relaxed);
         inode.refresh(&attr);

@@ -13,7 +13,8 @@ use crate::linux::ffi::bindings;
 use crate::linux::ffi::blockset::BlockSet;
 use crate::linux::ffi::table::{CStruct, Table};
 use aegisfs_engine::{
-    Error, Mapping, Owner, Quota, QuotaHold, QuotaType, QuotaTypes, SetQuota, StatFs, BLOCK_SIZE,
+    Attr, Error, Mapping, Owner, Quota, QuotaHold, QuotaType, QuotaTypes, SetAttr, SetQuota,
+    StatFs, BLOCK_SIZE, FILE_SIZE_MAX,
 };
 use core::ops::Range;
 use core::ptr::null_mut;
@@ -220,6 +221,18 @@ impl Inode {
         if space > 0 {
             held.give_back(self, space);
         }
+    }
+
+    /// Stores attributes, if the limits of a new owner admit the inode.
+    pub(super) fn store(&self, set: &SetAttr) -> Result<Attr> {
+        let volume = self.volume();
+        let moves = set.uid.is_some() || set.gid.is_some() || set.project.is_some();
+        if moves && volume.fs.quota_enforced() && self.is(bindings::S_IFREG) {
+            // Dirty data holds quota of the old owner.
+            self.write_and_wait(0, FILE_SIZE_MAX)?;
+        }
+        let stored = volume.fs.setattr_within_quota(self.ino(), set, exempt());
+        stored.map_err(|e| volume.errno(e))
     }
 
     /// Runs an operation that takes `space` more bytes and makes `inodes` inodes, for `owner`.

@@ -36,7 +36,7 @@ impl Server {
                 admin()?;
                 self.trim(input)
             }
-            _ => self.control_inode(ino, command, input),
+            _ => self.control_inode(caller, ino, command, input),
         }
     }
 

@@ -2,6 +2,7 @@
 //! Inode flags (`chattr`, `lsattr`) and projects: the four ioctls of which the kernel has checked
 //! caller and form.
 
+use super::quota::exempt;
 use super::refusal::{Refusal, Result};
 use super::Server;
 use aegisfs_engine::{flag, Attr, SetAttr};
@@ -24,14 +25,20 @@ const SET_XATTR: u32 = 0x401c_5820;
 const FSXATTR: usize = 28;
 
 impl Server {
-    pub fn control_inode(&self, ino: u64, command: u32, input: &[u8]) -> Result<Vec<u8>> {
+    pub fn control_inode(
+        &self,
+        caller: u32,
+        ino: u64,
+        command: u32,
+        input: &[u8],
+    ) -> Result<Vec<u8>> {
         let word = |at: usize| -> Result<u32> {
             let bytes = input.get(at..at + 4).and_then(|b| b.try_into().ok());
             bytes.map(u32::from_le_bytes).ok_or(Refusal::INVALID)
         };
         match command {
             GET_FLAGS => Ok(self.fs.getattr(ino)?.flags.to_le_bytes().to_vec()),
-            SET_FLAGS => self.set_flags(ino, word(0)?, None),
+            SET_FLAGS => self.set_flags(caller, ino, word(0)?, None),
             GET_XATTR => Ok(fsxattr(&self.fs.getattr(ino)?)),
             SET_XATTR => {
                 let attr = self.fs.getattr(ino)?;
@@ -46,19 +53,25 @@ impl Server {
                     .iter()
                     .filter(|(_, x)| x_flags & x != 0)
                     .fold(without_twin, |all, (flag, _)| all | flag);
-                self.set_flags(ino, flags, Some(project))
+                self.set_flags(caller, ino, flags, Some(project))
             }
             _ => Err(Refusal::NOT_A_TERMINAL),
         }
     }
 
-    fn set_flags(&self, ino: u64, flags: u32, project: Option<u32>) -> Result<Vec<u8>> {
+    fn set_flags(
+        &self,
+        caller: u32,
+        ino: u64,
+        flags: u32,
+        project: Option<u32>,
+    ) -> Result<Vec<u8>> {
         let set = SetAttr {
             flags: Some(flags),
             project,
             ..SetAttr::default()
         };
-        self.fs.setattr(ino, &set)?;
+        self.fs.setattr_within_quota(ino, &set, exempt(caller))?;
         Ok(Vec::new())
     }
 }

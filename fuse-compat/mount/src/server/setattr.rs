@@ -6,7 +6,7 @@ use super::guard;
 use super::quota::exempt;
 use super::refusal::Result;
 use super::Server;
-use aegisfs_engine::{Attr, Error, Owner, SetAttr, Time, MODE_FILE, MODE_TYPE};
+use aegisfs_engine::{Attr, Error, SetAttr, Time, MODE_FILE, MODE_TYPE};
 use aegisfs_platform::Vec as EngineVec;
 
 const SETUID: u32 = 0o4000;
@@ -80,16 +80,7 @@ impl Server {
             || set.mtime.is_some()
             || set.ctime.is_some()
         {
-            let owner = Owner {
-                uid: set.uid.unwrap_or(attr.uid),
-                gid: set.gid.unwrap_or(attr.gid),
-                project: attr.project,
-            };
-            let free = exempt(caller);
-            let change = || self.fs.setattr(ino, &set);
-            attr = self
-                .fs
-                .with_quota_of_new_owner(&attr, &owner, free, change)?;
+            attr = self.fs.setattr_within_quota(ino, &set, exempt(caller))?;
         }
         Ok(attr)
     }

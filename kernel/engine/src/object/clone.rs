@@ -92,11 +92,7 @@ impl Fs {
             return Ok(target);
         }
         if source.inline {
-            let mut content = Vec::new();
-            self.read_inline(from, &mut content)?;
-            let content = content.get(..len as usize).ok_or(Error::Corrupt)?;
-            self.write(to, to_offset, content)?;
-            return self.getattr(to);
+            return self.copy_inline(from, to, to_offset, len);
         }
         self.need_feature(INCOMPAT_SHARED)?;
         if to_offset > 0 {
@@ -111,8 +107,13 @@ impl Fs {
             size,
             mtime,
         };
+        self.clone_steps(&mut clone)
+    }
+
+    #[inline(never)]
+    fn clone_steps(&self, clone: &mut Clone) -> Result<Attr> {
         loop {
-            let attr = self.clone_step(&mut clone)?;
+            let attr = self.clone_step(clone)?;
             if clone.at >= clone.end {
                 return Ok(attr);
             }
@@ -141,6 +142,17 @@ impl Fs {
         self.clone_range(from, from_offset, to, to_offset, len, None)
     }
 
+    /// Content in the inode is copied.
+    #[inline(never)]
+    fn copy_inline(&self, from: u64, to: u64, to_offset: u64, len: u64) -> Result<Attr> {
+        let mut content = Vec::new();
+        self.read_inline(from, &mut content)?;
+        let content = content.get(..len as usize).ok_or(Error::Corrupt)?;
+        self.write(to, to_offset, content)?;
+        self.getattr(to)
+    }
+
+    #[inline(never)]
     fn clone_step(&self, clone: &mut Clone) -> Result<Attr> {
         /// Tries against a host that lets writers in.
         const TRIES: usize = 8;
@@ -154,6 +166,7 @@ impl Fs {
     }
 
     /// Gives the flag to extents of data that overlap `at..end`; gives the block up to which it came.
+    #[inline(never)]
     fn flag_shared(&self, ino: u64, at: u64, end: u64) -> Result<u64> {
         let mut tx = self.begin(Class::Grow)?;
         let (list, next) = overlapping(&tx, ino, at, end)?;
@@ -169,6 +182,7 @@ impl Fs {
     }
 
     /// Clones from `clone.at` to `flagged`, or less. `None`: an extent without the flag has come.
+    #[inline(never)]
     fn clone_flagged(&self, clone: &mut Clone, flagged: u64) -> Result<Option<Attr>> {
         let mut tx = self.begin(Class::Grow)?;
         let mut attr = tx.inode(clone.to)?;

@@ -502,6 +502,7 @@ impl Fs {
     }
 
     /// Turns an inline file into one with a block.
+    #[inline(never)]
     pub(crate) fn materialize(&self, ino: u64) -> Result<()> {
         let attr = self.getattr(ino)?;
         if !attr.inline || attr.mode & MODE_TYPE != MODE_FILE {

@@ -27,6 +27,7 @@ impl Fs {
     ///
     /// # Errors
     /// `Stale` when the inode does not exist.
+    #[inline(never)]
     pub fn getattr(&self, ino: u64) -> Result<Attr> {
         let key = Key::new(ino, kind::INODE, 0);
         let mut attr = None;

@@ -14,8 +14,8 @@ use crate::format::quota::{decode_quota, encode_grace, encode_quota, quota_key, 
 use crate::txn::quota::{parse_key, read_record, Entry, Quotas};
 use crate::txn::{Class, Fs, State};
 use crate::types::{
-    Attr, Mapping, Owner, Quota, QuotaState, QuotaType, QuotaTypes, SetQuota, Time, BLOCK_SIZE,
-    MODE_FILE, MODE_TYPE,
+    Attr, Mapping, Owner, Quota, QuotaState, QuotaType, QuotaTypes, SetAttr, SetQuota, Time,
+    BLOCK_SIZE, MODE_FILE, MODE_TYPE,
 };
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -288,21 +288,25 @@ impl Fs {
         result
     }
 
-    /// Runs an operation that gives an inode another owner. Limits of the new one must admit what
-    /// the inode counts for.
+    /// As [`Fs::setattr`]. If the inode gets another owner, the limits of that one must admit what it
+    /// counts for.
     ///
     /// # Errors
-    /// As [`Fs::quota_hold`]; what the operation gives.
-    pub fn with_quota_of_new_owner<T>(
-        &self,
-        attr: &Attr,
-        new: &Owner,
-        exempt: bool,
-        operation: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
-        let types = attr.owner().differs(new);
-        let hold = self.quota_hold(new, types, attr.space(), 1, exempt)?;
-        let result = operation();
+    /// As [`Fs::quota_hold`] and [`Fs::setattr`].
+    pub fn setattr_within_quota(&self, ino: u64, set: &SetAttr, exempt: bool) -> Result<Attr> {
+        let stays = set.uid.is_none() && set.gid.is_none() && set.project.is_none();
+        if stays || !self.quota_enforced() {
+            return self.setattr(ino, set);
+        }
+        let old = self.getattr(ino)?;
+        let new = Owner {
+            uid: set.uid.unwrap_or(old.uid),
+            gid: set.gid.unwrap_or(old.gid),
+            project: set.project.unwrap_or(old.project),
+        };
+        let types = old.owner().differs(&new);
+        let hold = self.quota_hold(&new, types, old.space(), 1, exempt)?;
+        let result = self.setattr(ino, set);
         self.quota_release(&hold);
         result
     }

@@ -148,6 +148,7 @@ impl Fs {
     }
 
     /// Does one step; gives the attributes after the last one.
+    #[inline(never)]
     pub(crate) fn shift_step(
         &self,
         ino: u64,
@@ -232,6 +233,7 @@ impl Fs {
 
 /// Drops what lies in the range, moves what lies behind it; as much as one operation takes. `true`: all
 /// is done.
+#[inline(never)]
 fn move_left(tx: &mut Tx<'_>, attr: &mut Attr, shift: &mut Shift) -> Result<bool> {
     let ino = attr.ino;
     let gap_end = shift.at.saturating_add(shift.blocks);
@@ -268,6 +270,7 @@ fn move_left(tx: &mut Tx<'_>, attr: &mut Attr, shift: &mut Shift) -> Result<bool
 }
 
 /// Moves extents from the last one down; as many as one operation takes. `true`: all are done.
+#[inline(never)]
 fn move_right(tx: &mut Tx<'_>, ino: u64, shift: &mut Shift) -> Result<bool> {
     let mut bytes = 0;
     while bytes <= RECORD_SOFT {

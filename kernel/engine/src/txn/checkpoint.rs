@@ -100,6 +100,7 @@ impl Fs {
 
     /// The volume bears a feature from now on: durably, so that no record that needs it is written
     /// before.
+    #[inline(never)]
     pub(crate) fn need_feature(&self, incompat: u64) -> Result<()> {
         {
             let mut checkpointer = self.checkpointer.lock();
