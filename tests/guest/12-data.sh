@@ -147,6 +147,26 @@ io zero -f "pwrite -S 0x61 0 64k" "fzero 1000 10000" "fzero 65000 10000" fsync
 same "zeroed" "1000*61 10000*00 54000*61 10000*00" "$(runs zero 0 80000)"
 drop_caches
 same "zeroed, from the device" "1000*61 10000*00 54000*61 10000*00" "$(runs zero 0 80000)"
+# A hole over the end of what is not stored yet: the size is stored all the same.
+for command in fpunch "fzero -k"; do
+	io unstored -f -t "pwrite -S 0x61 0 60k" "$command 8192 65536"
+	size=$(stat -c %s unstored)
+	cd /
+	remount_cold
+	cd "$MNT"
+	same "size after $command" 61440 "$size"
+	same "size after $command, from the device" "$size" "$(stat -c %s unstored)"
+	same "$command over the end" "8192*61 53248*00" "$(runs unstored 0 65536)"
+done
+# truncate(2) asks for no change of the times, but a change of the size is one.
+before=$(stat -c %Z.%Y unstored)
+sleep 1.1
+io unstored "truncate 100"
+[ "$before" != "$(stat -c %Z.%Y unstored)" ] || die "ftruncate changes no time"
+before=$(stat -c %Z.%Y unstored)
+sleep 1.1
+python3 -c 'import os; os.truncate("unstored", 200)'
+[ "$before" != "$(stat -c %Z.%Y unstored)" ] || die "truncate changes no time"
 refused "not supported" fallocate -c -o 0 -l 4096 zero
 refused "not supported" fallocate -i -o 0 -l 4096 zero
 

@@ -44,6 +44,10 @@ populate() {
 
 through fuse fuse.aegisfs
 populate fuse
+mount -o remount,ro "$MNT"
+refused "Read-only" touch "$MNT/file"
+mount -o remount,rw "$MNT"
+touch "$MNT/fuse/fifo"
 before=$(digest)
 released
 through module aegisfs

@@ -13,6 +13,7 @@ mod host;
 mod kernel;
 mod kmod;
 mod paths;
+mod posix;
 mod powercut;
 mod setup;
 mod sim;
@@ -49,6 +50,8 @@ enum Command {
     Demo(demo::Options),
     /// Run all tests, or some.
     Test(test::Options),
+    /// Run conformance suites and applications on a volume.
+    Posix(posix::Options),
     /// Cut the power of a VM that writes, again and again.
     Powercut(powercut::Options),
     /// Crash the engine on a simulated disk, in every way.
@@ -82,6 +85,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Kmod(options) => kmod::main(&options)?,
         Command::Test(options) => return test::main(&options),
         Command::Demo(options) => return demo::main(&options),
+        Command::Posix(options) => return posix::main(&options),
         Command::Powercut(options) => return powercut::main(&options),
         Command::Sim(options) => return sim::main(&options),
         Command::Coverage(options) => coverage::main(&options)?,

@@ -59,6 +59,8 @@ const TOOLS: &[(&str, &str)] = &[
 const TOOL_LINKS: &[(&str, &str)] = &[("mount.fuse.aegisfs", "aegisfs-fuse")];
 
 const HELPER: &str = "aegis-guest";
+/// Other programs of its package.
+const HELPERS: &[&str] = &["aegis-fsx"];
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What must be there for a run; what may be missing while the project grows is only warned about.
@@ -190,10 +192,18 @@ pub fn initramfs(
         &modules,
     )?;
     archive.copy(&format!("{overlay}/bin/{HELPER}"), &helper)?;
+    for name in HELPERS {
+        archive.copy(
+            &format!("{overlay}/bin/{name}"),
+            &helper.with_file_name(name),
+        )?;
+    }
     add_tools(&mut archive, &format!("{overlay}/sbin"), &stage, demand)?;
-    let tests = paths::checkout().join("tests/guest");
-    if tests.is_dir() {
-        archive.tree("aegis/overlay/tests/guest", &tests)?;
+    for group in ["guest", "posix"] {
+        let tests = paths::checkout().join("tests").join(group);
+        if tests.is_dir() {
+            archive.tree(&format!("aegis/overlay/tests/{group}"), &tests)?;
+        }
     }
     archive.finish().context("write the initramfs")?;
     Ok(initramfs)

@@ -36,6 +36,14 @@ impl Testbed {
         })
     }
 
+    /// The debug kernel's checks take their time.
+    pub fn patience(&self, timeout: Duration) -> Duration {
+        match self.kernel.choice {
+            Choice::Stock => timeout,
+            Choice::Debug => timeout * 5,
+        }
+    }
+
     /// A VM of this testbed with the given options and disks.
     pub fn config(&self, shape: &Shape, disks: Vec<Disk>) -> Config {
         Config {

@@ -75,6 +75,16 @@ fn mount_directly(
     Ok(device.into())
 }
 
+/// Changes the flags of a mount. The kernel keeps them; its server goes on as it is.
+///
+/// # Errors
+/// With the reason.
+pub fn remount(point: &Path, flags: MsFlags) -> Result<(), Failure> {
+    const NONE: Option<&str> = None;
+    nix::mount::mount(NONE, point, NONE, flags | MsFlags::MS_REMOUNT, NONE)
+        .map_err(|e| Failure::new(format!("cannot remount {}: {e}", point.display())))
+}
+
 /// Lets fusermount3 mount. It adds `nosuid` and `nodev` by itself.
 fn mount_by_helper(
     source: &str,

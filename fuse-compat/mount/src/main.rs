@@ -34,6 +34,9 @@ fn main() -> ExitCode {
             return Ok(ExitCode::SUCCESS);
         }
         let outcome = match request.stage {
+            _ if plan.remount => {
+                attach::remount(&request.directory, plan.flags).map(|()| ExitCode::SUCCESS)
+            }
             cli::Stage::Launch => daemon::launch(&request),
             cli::Stage::Serve(process) => serve::run(&request, &plan, process),
         };

@@ -39,6 +39,8 @@ pub struct Plan {
     pub sync_directories: bool,
     /// Types of quota whose limits bind.
     pub quota: QuotaTypes,
+    /// Change the flags of a mount that is there.
+    pub remount: bool,
 }
 
 impl Default for Plan {
@@ -52,6 +54,7 @@ impl Default for Plan {
             nodiratime: false,
             sync_directories: false,
             quota: 0,
+            remount: false,
         }
     }
 }
@@ -81,6 +84,15 @@ const FOR_OTHERS: [&str; 17] = [
 /// As [`FOR_OTHERS`], with a value or a continuation.
 const FOR_OTHERS_PREFIX: [&str; 6] = ["x-", "X-", "comment=", "subtype=", "user=", "helper="];
 
+/// What the mount table shows of every mount through FUSE, and mount(8) hands back at a remount.
+const FOR_REMOUNT_PREFIX: [&str; 5] = [
+    "user_id=",
+    "group_id=",
+    "rootmode=",
+    "max_read=",
+    "blksize=",
+];
+
 /// Options that are one bit of mount(2), and whether they set or clear it.
 const FLAGS: [(&str, MsFlags, bool); 14] = [
     ("ro", MsFlags::MS_RDONLY, true),
@@ -106,8 +118,10 @@ impl Plan {
     /// Which option is wrong, and why.
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut plan = Self::default();
-        for option in arguments.iter().flat_map(|a| split(a)) {
-            plan.apply(&option)?;
+        let options: Vec<String> = arguments.iter().flat_map(|a| split(a)).collect();
+        plan.remount = options.iter().any(|option| option == "remount");
+        for option in &options {
+            plan.apply(option)?;
         }
         plan.engine.quota = plan.quota != 0;
         plan.engine.read_only = plan.flags.contains(MsFlags::MS_RDONLY);
@@ -146,7 +160,9 @@ impl Plan {
             ("cache", Some(value)) => self.engine.cache_bytes = bytes(value)?,
             ("errors", Some(value)) => self.engine.errors = policy(value)?,
             ("fsname", Some(value)) => self.fsname = Some(value.to_owned()),
+            ("remount", None) => {}
             _ if is_known(option) => {}
+            _ if self.remount && has_prefix(option, &FOR_REMOUNT_PREFIX) => {}
             _ => return Err(format!("unknown mount option `{option}`; see aegisfs(5)")),
         }
         Ok(())
@@ -156,10 +172,12 @@ impl Plan {
 fn is_known(option: &str) -> bool {
     FLAGS.iter().any(|(name, ..)| *name == option)
         || FOR_OTHERS.contains(&option)
-        || FOR_OTHERS_PREFIX
-            .iter()
-            .any(|prefix| option.starts_with(prefix))
+        || has_prefix(option, &FOR_OTHERS_PREFIX)
         || option.is_empty()
+}
+
+fn has_prefix(option: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|prefix| option.starts_with(prefix))
 }
 
 fn seconds(value: &str) -> Result<u32, String> {
@@ -240,6 +258,15 @@ mod tests {
         let plan = parse("usrquota,prjquota").unwrap();
         assert_eq!((plan.quota, plan.engine.quota), (5, true));
         assert_eq!(parse("gquota,noquota").unwrap().quota, 0);
+    }
+
+    /// As mount(8) calls the helper for `mount -o remount,ro`.
+    #[test]
+    fn remount() {
+        let plan =
+            parse("ro,user_id=0,group_id=0,default_permissions,allow_other,remount").unwrap();
+        assert!(plan.remount && plan.flags.contains(MsFlags::MS_RDONLY));
+        assert!(parse("ro,user_id=0").is_err());
     }
 
     #[test]

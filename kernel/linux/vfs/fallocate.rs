@@ -84,10 +84,14 @@ unsafe fn run(
     if grows {
         // SAFETY: Alive and locked.
         to_result(unsafe { bindings::inode_newsize_ok(inode.raw(), end as i64) })?;
+    }
+    let makes_hole = !matches!(what, What::Allocate);
+    // A hole over the end drops the dirty pages with which the size would be stored.
+    if grows || makes_hole && end >= size {
         inode.before_growth()?;
     }
     let volume = inode.volume();
-    if let What::Punch | What::Zero = what {
+    if makes_hole {
         punch(inode, offset, end)?;
     }
     if let What::Unshare = what {
@@ -198,9 +202,9 @@ fn shift(inode: &Inode, insert: bool, offset: u64, len: u64) -> Result {
 }
 
 impl Inode {
-    /// Before the file grows by other means than a write: what was written behind the size that
-    /// the engine knows has to be there before it knows a larger one, or a crash would leave zeros
-    /// in its place. `i_rwsem` is held exclusively.
+    /// Before the file grows by other means than a write, or loses its last pages: what was written
+    /// behind the size that the engine knows has to be there before it knows a larger one, or a
+    /// crash would leave zeros in its place. `i_rwsem` is held exclusively.
     pub(super) fn before_growth(&self) -> Result {
         let size = self.size();
         self.zero_past(size);

@@ -87,21 +87,13 @@ pub fn run(testbed: &Testbed, part: Part, filter: &str, report: &mut Report) -> 
     Ok(())
 }
 
-/// The debug kernel's checks take their time.
-fn timeout(testbed: &Testbed, script: &Script) -> Duration {
-    match testbed.kernel.choice {
-        Choice::Stock => script.timeout,
-        Choice::Debug => script.timeout * 5,
-    }
-}
-
 fn reproduction(testbed: &Testbed, script: &Script) -> String {
     let kernel = match testbed.kernel.choice {
         Choice::Stock => "",
         Choice::Debug => " --kernel debug",
     };
     let shape = script.shape.arguments();
-    let timeout = timeout(testbed, script).as_secs();
+    let timeout = testbed.patience(script.timeout).as_secs();
     format!(
         "cargo xtask vm{kernel}{shape} --timeout {timeout} -- {}",
         path_in_vm(script)
@@ -123,7 +115,7 @@ fn execute(
     let start = Instant::now();
     let mut output = Vec::new();
     let path = path_in_vm(script);
-    let outcome = vm.run(&[&path], timeout(testbed, script), &mut |bytes| {
+    let outcome = vm.run(&[&path], testbed.patience(script.timeout), &mut |bytes| {
         output.extend_from_slice(bytes)
     })?;
     let mut ending = match outcome {

@@ -28,7 +28,7 @@ mod guest;
 mod host;
 mod package;
 pub mod report;
-mod script;
+pub mod script;
 mod unit;
 
 use std::process::ExitCode;
@@ -38,7 +38,7 @@ use anyhow::Result;
 use crate::kernel::{Choice, Kernel};
 use crate::stage::{self, Demand};
 use crate::testbed::Testbed;
-use crate::{debug_kernel, powercut, tidy, ui};
+use crate::{debug_kernel, posix, powercut, tidy, ui};
 use guest::Part;
 use report::Report;
 
@@ -54,6 +54,8 @@ pub enum Group {
     Fuse,
     /// tests/guest/*.sh, in the VM.
     Guest,
+    /// The quick part of `cargo xtask posix`, through the module and through FUSE.
+    Posix,
     /// Power cuts of the VM.
     Powercut,
     /// What `make install` and DKMS give a user.
@@ -68,6 +70,7 @@ impl Group {
             Group::Host => "host",
             Group::Fuse => "fuse",
             Group::Guest => "guest",
+            Group::Posix => "posix",
             Group::Powercut => "powercut",
             Group::Package => "package",
         }
@@ -115,7 +118,7 @@ pub fn main(options: &Options) -> Result<ExitCode> {
             Err(error) => report.failed("build", &format!("{error:#}"), "cargo build --release"),
         }
     }
-    let in_vm = [Group::Guest, Group::Powercut, Group::Package];
+    let in_vm = [Group::Guest, Group::Posix, Group::Powercut, Group::Package];
     if in_vm.into_iter().any(|group| options.wants(group)) {
         match Testbed::prepare(options.kernel, Demand::Everything) {
             Ok(testbed) => {
@@ -124,6 +127,9 @@ pub fn main(options: &Options) -> Result<ExitCode> {
                     if options.kernel == Choice::Stock {
                         smoke_on_debug_kernel(&testbed.kernel, &options.filter, &mut report)?;
                     }
+                }
+                if options.wants(Group::Posix) {
+                    posix::test(&testbed, &options.filter, &mut report)?;
                 }
                 if options.wants(Group::Powercut) {
                     powercut::test(&testbed, &options.filter, &mut report)?;
