@@ -15,7 +15,7 @@ use crate::{cmd, host, paths, ui};
 const CRATES: &[(&str, &str)] = &[("fsx", "0.3.2"), ("pjdfstest", "0.2.2")];
 
 /// Debian source packages.
-const SOURCES: &[&str] = &["lua5.4", "zlib"];
+const SOURCES: &[&str] = &["bzip2", "lua5.4"];
 
 /// The image, made first where it is missing.
 pub fn ensure() -> Result<PathBuf> {
@@ -33,7 +33,6 @@ pub fn ensure() -> Result<PathBuf> {
     let _lock = paths::Lock::take(&cache.join("posix-kit.lock"), "conformance suites")?;
     if !image.is_file() {
         let directory = cache.join("posix-kit");
-        paths::remove_tree(&directory)?;
         fs::create_dir_all(&directory)
             .with_context(|| format!("create {}", directory.display()))?;
         make(&directory, &image)?;
@@ -44,21 +43,28 @@ pub fn ensure() -> Result<PathBuf> {
 
 fn make(directory: &Path, image: &Path) -> Result<()> {
     let content = directory.join("content");
+    ui::step(format!("downloading the sources of {}", SOURCES.join(", ")));
+    let sources = content.join("src");
+    fs::create_dir_all(&sources)?;
+    download(directory, &sources)?;
     ui::step("building pjdfstest and fsx (1 minute)");
     for (name, version) in CRATES {
         let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         install
-            .args(["install", "--quiet", "--locked", "--no-track", "--root"])
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "--no-track",
+                "--force",
+                "--root",
+            ])
             .arg(&content)
             .args(["--version", version, name])
             .current_dir(directory)
             .env("CARGO_TARGET_DIR", directory.join("build"));
         cmd::output(&mut install).with_context(|| format!("build the crate {name}"))?;
     }
-    ui::step(format!("downloading the sources of {}", SOURCES.join(", ")));
-    let sources = content.join("src");
-    fs::create_dir_all(&sources)?;
-    download(directory, &sources)?;
     let temporary = image.with_extension("new");
     let mut mke2fs = cmd::system("mke2fs");
     mke2fs
@@ -96,6 +102,8 @@ fn download(directory: &Path, destination: &Path) -> Result<()> {
         ("Dir::Etc::sourcelist", list.as_path()),
         ("Dir::Etc::sourceparts", Path::new("-")),
         ("Dir::State::lists", &lists),
+        // Which packages are installed has no say in the choice.
+        ("Dir::State::status", Path::new("/dev/null")),
         ("Dir::Cache", &packages),
         ("APT::Sandbox::User", Path::new("root")),
     ]
@@ -109,7 +117,7 @@ fn download(directory: &Path, destination: &Path) -> Result<()> {
         cmd::output(command.arg("--quiet").args(arguments))
     };
     apt(&["update"]).context("read the list of source packages")?;
-    let mut fetch = vec!["source", "--download-only"];
+    let mut fetch = vec!["source", "--download-only", "--only-source"];
     fetch.extend(SOURCES);
     apt(&fetch).context("download source packages")?;
     // The distribution's own changes are not built.
