@@ -56,7 +56,8 @@ manifest() {
 		find . -type b -o -type c | sort | xargs stat -c '%n %t:%T'
 		find . -type f -print0 | sort -z | xargs -0 sha256sum
 		find . -print0 | sort -z | xargs -0 getfattr -h -d -m - -e hex 2> /dev/null
-		find . -print0 | sort -z | xargs -0 getfacl -p -n
+		# A symbolic link has none, and its target is there under its own name.
+		find . ! -type l -print0 | sort -z | xargs -0 getfacl -p -n
 		# Which names are one file.
 		find . -links +1 -type f -printf '%i %p\n' | sort -k 2 |
 			awk '{ if (!($1 in n)) n[$1] = ++count; print n[$1], $2 }'
@@ -83,6 +84,7 @@ rsync_back() {
 	rm -rf /tmp/back
 }
 tar_to() {
+	rm -rf /tmp/back
 	local options=(--xattrs --xattrs-include='*' --acls --sparse --numeric-owner)
 	tar "${options[@]}" -C "$SOURCE" -cf "$MNT/archive" .
 	mkdir "$MNT/tar" /tmp/back

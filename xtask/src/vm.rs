@@ -32,11 +32,12 @@ const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic";
 /// Emulation translates code once for each virtual address and executes every mitigation in
 /// full: fixed addresses and no mitigations make fork and exec four times faster. The VM's init
 /// starts the other processors: QEMU's emulation can die of a PCI device that moves, or of code
-/// that is patched, while another processor runs, and both happen while the kernel boots.
+/// that is patched, while another processor runs, and both happen while the kernel boots. On a
+/// loaded machine the kernel finds the timer late, and would take it for broken.
 const FAST_COMMAND_LINE: &str =
     "maxcpus=1 norandmaps nokaslr init_on_alloc=0 randomize_kstack_offset=off \
      hardened_usercopy=off lsm=capability mitigations=off nowatchdog \
-     rcupdate.rcu_cpu_stall_timeout=120";
+     no_timer_check rcupdate.rcu_cpu_stall_timeout=120";
 
 /// Emulation copies byte by byte where these instructions' flags are shown.
 const TCG_CPU: &str = "max,la57=off,-erms,-fsrm";

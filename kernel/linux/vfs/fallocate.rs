@@ -85,7 +85,7 @@ unsafe fn run(
         // SAFETY: Alive and locked.
         to_result(unsafe { bindings::inode_newsize_ok(inode.raw(), end as i64) })?;
     }
-    let makes_hole = !matches!(what, What::Allocate);
+    let makes_hole = matches!(what, What::Punch | What::Zero);
     // A hole over the end drops the dirty pages with which the size would be stored.
     if grows || makes_hole && end >= size {
         inode.before_growth()?;

@@ -120,10 +120,8 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     let results = run(&testbed, &suites, driver, options.quick)?;
     println!();
     for outcomes in &results {
-        for (what, cases) in [("skipped", &outcomes.skipped), ("FAILED", &outcomes.failed)] {
-            for case in cases {
-                println!("{what} {}: {}: {}", outcomes.suite, case.name, case.reason);
-            }
+        for case in &outcomes.skipped {
+            println!("skipped {}: {}: {}", outcomes.suite, case.name, case.reason);
         }
     }
     println!(
@@ -241,6 +239,9 @@ fn run(testbed: &Testbed, suites: &[Script], driver: Driver, quick: bool) -> Res
             outcomes.failed.len(),
             outcomes.skipped.len()
         ));
+        for case in &outcomes.failed {
+            println!("FAILED {}: {}", case.name, case.reason);
+        }
         results.push(outcomes);
         shared = usable.then_some((vm, script));
     }
