@@ -39,8 +39,8 @@ for engine in $engines; do
 	done
 done
 many() {
-	fio --eta=never --name=many --directory="$MNT" --nrfiles=64 --filesize=4k-512k --size="$size" --bs=4k-64k \
-		--numjobs=3 --rw=randrw --verify=crc32c --verify_fatal=1 --fsync=16 --fallocate=native \
+	fio --eta=never --name=many --directory="$MNT" --nrfiles=64 --filesize=4k-512k --size="$size" --bsrange=4k-64k \
+		--numjobs=3 --rw=randwrite --verify=crc32c --verify_fatal=1 --fsync=16 --fallocate=native \
 		--group_reporting --create_on_open=1 --runtime="$(by_size 5 60)"
 }
 check "many files, fsync" many
