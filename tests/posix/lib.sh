@@ -53,8 +53,8 @@ fresh() {
 crash() {
 	if is_fuse; then
 		local server
-		server=$(pgrep -f "aegisfs-fuse.*$DEV")
-		kill -KILL $server
+		server=$(fuser "$DEV" 2> /dev/null | xargs)
+		kill -KILL "$server"
 		umount -l "$MNT"
 	else
 		xfs_io -x -c "shutdown" "$MNT" > /dev/null

@@ -57,7 +57,7 @@ work() {
 	ln dir/file10 linked
 	touch new
 	mkdir -p deep/a/b
-	python3 -c 'import os; fd = os.open(".", os.O_TMPFILE | os.O_RDWR); os.write(fd, b"x"); os.link(f"/proc/self/fd/{fd}", "unnamed", follow_symlinks=True)'
+	python3 -c 'import os; fd = os.open(".", os.O_TMPFILE | os.O_RDWR); os.write(fd, b"x"); os.link(f"/proc/self/fd/{fd}", "unnamed", src_dir_fd=fd, follow_symlinks=True)'
 	cp -a dir copy
 	rm -r copy
 	local before

@@ -29,7 +29,7 @@ use crate::{paths, ui};
 /// Removes what one suite left for the next.
 const CLEAN_UP: &str = "cd /; pkill -KILL -x 'postgres|sqlite3|fio|stress-ng.*'; \
      for point in /tmp/second /mnt/overlay /mnt/aegis; do umount -R -q $point; done; \
-     rm -rf /tmp/* /tmp/.[!.]*; ! findmnt -n -t aegisfs,fuse.aegisfs";
+     rm -rf /tmp/* /tmp/.[!.]*; ! grep -E ' (fuse.)?aegisfs ' /proc/mounts";
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, clap::Args)]

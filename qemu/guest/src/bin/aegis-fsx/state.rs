@@ -447,7 +447,9 @@ impl<'a> State<'a> {
                 )));
             }
             self.compare(file, 0, &content)?;
-            self.seek(file)?;
+            if !self.options.without.iter().any(|kind| kind == "seek") {
+                self.seek(file)?;
+            }
         }
         Ok(())
     }
