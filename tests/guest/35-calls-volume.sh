@@ -154,7 +154,7 @@ cd "$MNT"
 truncate -s 1M mapped
 fsfreeze -f .
 for work in 'echo x > new' 'rm synced' 'chmod 600 mapped' 'mkdir d' 'setfattr -n user.a mapped' 'ln mapped m2' \
-	'python3 -c "import mmap; m = mmap.mmap(open(\"mapped\", \"r+b\").fileno(), 4096); m[0] = 1"'; do
+	'python3 -c "import mmap; f = open(\"mapped\", \"r+b\"); m = mmap.mmap(f.fileno(), 4096); m[0] = 1"'; do
 	bash -c "$work" &
 	jobs+=" $!"
 done
