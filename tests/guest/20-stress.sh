@@ -23,6 +23,8 @@ verify() {
 [ -n "${QUICK:-}" ] || verify odd --rw=randwrite --bs=3000 --size=12m --numjobs=2
 [ -n "${QUICK:-}" ] || verify direct --rw=randwrite --bs=4k --direct=1 --numjobs=2 --ioengine=libaio --iodepth=8
 [ -n "${QUICK:-}" ] || verify large --rw=randwrite --bs=256k --direct=1 --numjobs=2 --ioengine=libaio --iodepth=4
+# io_uring tries each call without waiting first.
+[ -n "${QUICK:-}" ] || verify uring --rw=randwrite --bs=64k --direct=1 --numjobs=2 --ioengine=io_uring --iodepth=8
 [ -n "${QUICK:-}" ] || verify mapped --rw=randwrite --bs=4k --ioengine=mmap --numjobs=2
 [ -n "${QUICK:-}" ] || verify synced --rw=randwrite --bs=16k --fsync=8 --size=8m --numjobs=2
 [ -n "${QUICK:-}" ] || verify prealloc --rw=randwrite --bs=4k --fallocate=native --numjobs=2

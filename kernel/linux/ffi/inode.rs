@@ -178,7 +178,8 @@ impl VfsInode {
                 bindings::aegisfs_inode_trylock(self.raw())
             }
         };
-        held.then_some(InodeLock {
+        // Only made if held: a guard that is dropped releases the lock, whoever has it.
+        held.then(|| InodeLock {
             inode: self,
             shared,
         })

@@ -30,6 +30,8 @@ use crate::{paths, ui};
 const CLEAN_UP: &str = "cd /; pkill -KILL -x 'postgres|sqlite3|fio|stress-ng.*'; \
      for point in /tmp/second /mnt/overlay /mnt/aegis; do umount -R -q $point; done; \
      rm -rf /tmp/* /tmp/.[!.]*; ! grep -E ' (fuse.)?aegisfs ' /proc/mounts";
+/// A quick suite takes a minute or two on a machine that does nothing else.
+const QUICK_TIMEOUT: Duration = Duration::from_secs(600);
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, clap::Args)]
@@ -257,7 +259,8 @@ fn execute(
     quick: bool,
 ) -> Result<(Outcomes, bool)> {
     let start = Instant::now();
-    let timeout = testbed.patience(script.timeout);
+    let most = if quick { QUICK_TIMEOUT } else { script.timeout };
+    let timeout = testbed.patience(script.timeout.min(most));
     let mut output = Vec::new();
     let kit = script.shape.disks.len() + 1;
     let line = format!(
