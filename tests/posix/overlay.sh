@@ -80,6 +80,6 @@ state() {
 check "lower and upper" work "redirect_dir=off"
 check "redirect_dir, index, metacopy, xino" work "redirect_dir=on,index=on,metacopy=on,xino=on"
 if ! is_fuse; then
-	check "nfs_export, volatile" work "index=on,nfs_export=on,volatile"
+	check "nfs_export" work "index=on,nfs_export=on"
 fi
 finish
