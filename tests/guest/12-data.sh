@@ -167,8 +167,8 @@ before=$(stat -c %Z.%Y unstored)
 sleep 1.1
 python3 -c 'import os; os.truncate("unstored", 200)'
 [ "$before" != "$(stat -c %Z.%Y unstored)" ] || die "truncate changes no time"
-refused "not supported" fallocate -c -o 0 -l 4096 zero
-refused "not supported" fallocate -i -o 0 -l 4096 zero
+refused "Invalid argument" fallocate -c -o 1 -l 4096 zero
+refused "Invalid argument" fallocate -i -o 0 -l 100 zero
 
 # ---- where data is
 where() {

@@ -48,7 +48,7 @@ done <<<"$commands"
 
 # Every option that aegisfs(5) names is taken.
 mkdir "$tmp/mnt"
-options=$(sed -nE '/^\.TP/{n;p}' "$man/aegisfs.5" | grep '^\.B' | sed -E 's/^\.B[IR]* //; s/\\f[A-Z]//g; s/" *, *"/,/g' |
+options=$(sed -n "/^\.SH MOUNT OPTIONS/,/^\.SH [^M]/p" "$man/aegisfs.5" | sed -nE "/^\.TP/{n;p}" | grep "^\.B" | sed -E 's/^\.B[IR]* //; s/\\f[A-Z]//g; s/" *, *"/,/g' |
 	sed -E 's/commit= .*/commit=7/; s/errors= .*/errors=remount-ro/; s/cache= .*/cache=1M/; s/fsname= .*/fsname=x/' | tr ', ' '\n\n' | grep -E '^[a-z_]')
 for option in $options; do
 	prefix=
