@@ -2,63 +2,25 @@
 //! Quota through the facade: what is counted, what survives, what is refused.
 
 use aegisfs_engine::*;
-use aegisfs_platform::Vec as PVec;
-use std::sync::{Arc, Mutex};
+use common::Ram;
 
-/// A disk in memory that can be mounted again.
-#[derive(Clone)]
-struct Ram(Arc<Mutex<Vec<u8>>>);
+mod common;
 
-impl Ram {
-    fn format(quota: bool) -> Self {
-        let ram = Self(Arc::new(Mutex::new(vec![0; 64 << 20])));
-        let options = FormatOptions {
-            quota,
-            ..FormatOptions::new()
-        };
-        format_volume(ram.devices(), &options).unwrap();
-        ram
-    }
-    fn devices(&self) -> PVec<aegisfs_platform::Box<dyn BlockDevice>> {
-        let mut v = PVec::new();
-        v.try_push(Box::new(self.clone()) as Box<dyn BlockDevice>)
-            .unwrap();
-        v
-    }
-    fn mount(&self, quota: bool) -> Box<Fs> {
-        let options = MountOptions {
-            quota,
-            ..MountOptions::default()
-        };
-        Fs::mount(self.devices(), options).unwrap()
-    }
-    /// What a crash now would leave.
-    fn crash(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.0.lock().unwrap().clone())))
-    }
+/// A new volume, which counts usage from the start or not.
+fn volume(quota: bool) -> Ram {
+    let options = FormatOptions {
+        quota,
+        ..FormatOptions::new()
+    };
+    Ram::format(64 << 20, &options)
 }
 
-impl BlockDevice for Ram {
-    fn size(&self) -> u64 {
-        self.0.lock().unwrap().len() as u64
-    }
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let d = self.0.lock().unwrap();
-        let at = offset as usize;
-        buf.copy_from_slice(d.get(at..at + buf.len()).ok_or(Error::Io)?);
-        Ok(())
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let mut d = self.0.lock().unwrap();
-        let at = offset as usize;
-        d.get_mut(at..at + data.len())
-            .ok_or(Error::Io)?
-            .copy_from_slice(data);
-        Ok(())
-    }
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
+/// Mounts it, and has usage counted from then on or not.
+fn mount(ram: &Ram, quota: bool) -> Box<Fs> {
+    ram.mount_with(MountOptions {
+        quota,
+        ..MountOptions::default()
+    })
 }
 
 const USER: u32 = 1000;
@@ -80,8 +42,8 @@ fn used(fs: &Fs, of: QuotaType, id: u32) -> (u64, u64) {
 
 #[test]
 fn usage_follows_the_inodes() {
-    let ram = Ram::format(true);
-    let fs = ram.mount(false);
+    let ram = volume(true);
+    let fs = mount(&ram, false);
     assert_eq!(used(&fs, QuotaType::User, 0), (0, 1));
     let f = fs.create(ROOT_INO, b"f", &new(USER)).unwrap();
     fs.write(f.ino, 0, &[1; 600]).unwrap();
@@ -120,8 +82,8 @@ fn usage_follows_the_inodes() {
 
 #[test]
 fn a_crash_changes_nothing() {
-    let ram = Ram::format(true);
-    let fs = ram.mount(false);
+    let ram = volume(true);
+    let fs = mount(&ram, false);
     let limit = SetQuota {
         space_hard: Some(1 << 20),
         inodes_soft: Some(3),
@@ -144,7 +106,7 @@ fn a_crash_changes_nothing() {
         }
     }
     fs.sync().unwrap();
-    let again = ram.crash().mount(false);
+    let again = mount(&ram.crash(), false);
     for of in QuotaType::ALL {
         for id in 0..1010 {
             assert_eq!(used(&fs, of, id), used(&again, of, id), "{of:?} {id}");
@@ -159,8 +121,8 @@ fn a_crash_changes_nothing() {
 
 #[test]
 fn counting_begins_at_a_mount() {
-    let ram = Ram::format(false);
-    let fs = ram.mount(false);
+    let ram = volume(false);
+    let fs = mount(&ram, false);
     assert_eq!(fs.quota(QuotaType::User, 0), Err(Error::Unsupported));
     assert_eq!(fs.quota_enforce(1), Err(Error::Unsupported));
     for i in 0..3000u32 {
@@ -171,17 +133,17 @@ fn counting_begins_at_a_mount() {
         }
     }
     fs.unmount().unwrap();
-    let fs = ram.mount(true);
+    let fs = mount(&ram, true);
     assert_eq!(used(&fs, QuotaType::User, 0), (30 * 512, 31));
     assert_eq!(used(&fs, QuotaType::User, 7), (0, 30));
     assert_eq!(used(&fs, QuotaType::Project, 12), (30 * 512, 30));
     drop(fs);
     // From now on always.
-    let fs = ram.mount(false);
+    let fs = mount(&ram, false);
     fs.create(ROOT_INO, b"one more", &new(7)).unwrap();
     assert_eq!(used(&fs, QuotaType::User, 7), (0, 31));
     fs.unmount().unwrap();
-    let fs = ram.mount(false);
+    let fs = mount(&ram, false);
     assert_eq!(used(&fs, QuotaType::User, 7), (0, 31));
     // All that are in use, in order.
     let mut ids = vec![];
@@ -196,8 +158,8 @@ fn counting_begins_at_a_mount() {
 
 #[test]
 fn many_quotas_leave_memory_and_come_back() {
-    let ram = Ram::format(true);
-    let fs = ram.mount(false);
+    let ram = volume(true);
+    let fs = mount(&ram, false);
     for i in 0..6000u32 {
         let name = format!("{i}");
         fs.create(ROOT_INO, name.as_bytes(), &new(10 * i)).unwrap();
@@ -221,8 +183,8 @@ fn many_quotas_leave_memory_and_come_back() {
 
 #[test]
 fn quotas_without_use_go() {
-    let ram = Ram::format(true);
-    let fs = ram.mount(false);
+    let ram = volume(true);
+    let fs = mount(&ram, false);
     let ids = |fs: &Fs| {
         let mut n = 0;
         let mut from = 0;
@@ -256,15 +218,15 @@ fn quotas_without_use_go() {
         // The root directory's is left.
         assert_eq!(ids(&fs), 1);
         fs.checkpoint().unwrap();
-        let again = ram.crash().mount(false);
+        let again = mount(&ram.crash(), false);
         assert_eq!(ids(&again), 1);
     }
 }
 
 #[test]
 fn limits_bind() {
-    let ram = Ram::format(true);
-    let fs = ram.mount(false);
+    let ram = volume(true);
+    let fs = mount(&ram, false);
     let owner = Owner {
         uid: USER,
         gid: 1,
@@ -300,8 +262,8 @@ fn limits_bind() {
 
 #[test]
 fn soft_limits_bind_after_a_time() {
-    let ram = Ram::format(true);
-    let fs = ram.mount(false);
+    let ram = volume(true);
+    let fs = mount(&ram, false);
     let soft = SetQuota {
         inodes_soft: Some(1),
         ..SetQuota::default()
@@ -344,8 +306,8 @@ fn soft_limits_bind_after_a_time() {
 
 #[test]
 fn growth_is_what_usage_grows_by() {
-    let ram = Ram::format(true);
-    let fs = ram.mount(false);
+    let ram = volume(true);
+    let fs = mount(&ram, false);
     let f = fs.create(ROOT_INO, b"f", &new(USER)).unwrap();
     let steps: [(u64, usize); 7] = [
         (0, 100),

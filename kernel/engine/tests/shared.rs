@@ -3,52 +3,33 @@
 
 use aegisfs_engine::check::{CheckOptions, Observer, Phase, Problem};
 use aegisfs_engine::*;
-use aegisfs_platform::Vec as PVec;
-use std::sync::{Arc, Mutex};
+use common::Ram;
+
+mod common;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
-/// A disk in memory that can be mounted again.
-#[derive(Clone)]
-struct Ram(Arc<Mutex<Vec<u8>>>);
+fn volume(size: usize, node_size: u32, data_replicas: u8) -> Ram {
+    let options = FormatOptions {
+        node_size,
+        data_replicas,
+        ..FormatOptions::new()
+    };
+    Ram::format(size, &options)
+}
 
-impl Ram {
-    fn format(size: usize, node_size: u32, data_replicas: u8) -> Self {
-        let ram = Self(Arc::new(Mutex::new(vec![0; size])));
-        let options = FormatOptions {
-            node_size,
-            data_replicas,
-            ..FormatOptions::new()
-        };
-        format_volume(ram.devices(), &options).unwrap();
-        ram
-    }
-    fn devices(&self) -> PVec<aegisfs_platform::Box<dyn BlockDevice>> {
-        let mut v = PVec::new();
-        v.try_push(Box::new(self.clone()) as Box<dyn BlockDevice>)
-            .unwrap();
-        v
-    }
-    fn mount(&self) -> Box<Fs> {
-        Fs::mount(self.devices(), MountOptions::default()).unwrap()
-    }
-    fn mount_read_only(&self) -> Box<Fs> {
-        let options = MountOptions {
-            read_only: true,
-            ..MountOptions::default()
-        };
-        Fs::mount(self.devices(), options).unwrap()
-    }
-    /// What a crash now would leave.
-    fn crash(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.0.lock().unwrap().clone())))
-    }
-    fn assert_sound(&self) {
-        let mut found = Found(vec![]);
-        let options = CheckOptions { data: true };
-        self.mount_read_only().check(options, &mut found).unwrap();
-        assert!(found.0.is_empty(), "{:#?}", found.0);
-    }
+fn mount_read_only(ram: &Ram) -> Box<Fs> {
+    ram.mount_with(MountOptions {
+        read_only: true,
+        ..MountOptions::default()
+    })
+}
+
+fn assert_sound(ram: &Ram) {
+    let mut found = Found(vec![]);
+    let options = CheckOptions { data: true };
+    mount_read_only(ram).check(options, &mut found).unwrap();
+    assert!(found.0.is_empty(), "{:#?}", found.0);
 }
 
 struct Found(Vec<Problem>);
@@ -59,29 +40,6 @@ impl Observer for Found {
     }
     fn progress(&mut self, _: Phase, _: u64, _: u64) -> bool {
         true
-    }
-}
-
-impl BlockDevice for Ram {
-    fn size(&self) -> u64 {
-        self.0.lock().unwrap().len() as u64
-    }
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let d = self.0.lock().unwrap();
-        let at = offset as usize;
-        buf.copy_from_slice(d.get(at..at + buf.len()).ok_or(Error::Io)?);
-        Ok(())
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let mut d = self.0.lock().unwrap();
-        let at = offset as usize;
-        d.get_mut(at..at + data.len())
-            .ok_or(Error::Io)?
-            .copy_from_slice(data);
-        Ok(())
-    }
-    fn flush(&self) -> Result<()> {
-        Ok(())
     }
 }
 
@@ -128,7 +86,7 @@ fn free(fs: &Fs) -> u64 {
 
 #[test]
 fn a_clone_takes_no_space_and_leads_its_own_life() {
-    let ram = Ram::format(128 << 20, 16384, 1);
+    let ram = volume(128 << 20, 16384, 1);
     let fs = ram.mount();
     let data = Rng(1).bytes(8 << 20);
     let a = create(&fs, "a");
@@ -148,7 +106,7 @@ fn a_clone_takes_no_space_and_leads_its_own_life() {
     assert!(!fs.map_shared(b, 1, 1).unwrap().1);
     assert!(!fs.map_shared(a, 1, 1).unwrap().1, "the last reference");
     fs.sync().unwrap();
-    ram.crash().assert_sound();
+    assert_sound(&ram.crash());
     // The data stays until the last one goes.
     fs.unlink(ROOT_INO, b"a").unwrap();
     fs.evict(a).unwrap();
@@ -158,12 +116,12 @@ fn a_clone_takes_no_space_and_leads_its_own_life() {
     fs.evict(b).unwrap();
     assert!(free(&fs) >= before + 2048);
     fs.unmount().unwrap();
-    ram.assert_sound();
+    assert_sound(&ram);
 }
 
 #[test]
 fn what_cannot_be_cloned_is_refused() {
-    let ram = Ram::format(64 << 20, 16384, 1);
+    let ram = volume(64 << 20, 16384, 1);
     let fs = ram.mount();
     let (a, b) = (create(&fs, "a"), create(&fs, "b"));
     fs.write(a, 0, &vec![7; 20_000]).unwrap();
@@ -228,7 +186,7 @@ fn long_file(fs: &Fs, blocks: u64) -> (u64, Vec<u8>) {
 #[test]
 fn a_move_of_many_steps_is_finished_after_a_crash() {
     for insert in [false, true] {
-        let ram = Ram::format(128 << 20, 4096, 1);
+        let ram = volume(128 << 20, 4096, 1);
         let fs = ram.mount();
         // 6000 extents of a block: several records.
         let (ino, mut data) = long_file(&fs, 6000);
@@ -248,7 +206,7 @@ fn a_move_of_many_steps_is_finished_after_a_crash() {
         );
         assert!(content(&fs, ino) == data);
         fs.sync().unwrap();
-        ram.crash().assert_sound();
+        assert_sound(&ram.crash());
         fs.unmount().unwrap();
         let fs = ram.mount();
         assert!(content(&fs, ino) == data);
@@ -261,7 +219,7 @@ struct Model {
 }
 
 fn random_run(seed: u64, steps: usize, node_size: u32, data_replicas: u8) {
-    let ram = Ram::format(96 << 20, node_size, data_replicas);
+    let ram = volume(96 << 20, node_size, data_replicas);
     let mut rng = Rng(seed);
     let mut fs = ram.mount();
     let empty = free(&fs);
@@ -357,7 +315,7 @@ fn random_run(seed: u64, steps: usize, node_size: u32, data_replicas: u8) {
         if step % 25 == 24 {
             fs.sync().unwrap();
             let crashed = ram.crash();
-            crashed.assert_sound();
+            assert_sound(&crashed);
             if rng.below(3) == 0 {
                 fs = ram.mount();
             }
@@ -372,7 +330,7 @@ fn random_run(seed: u64, steps: usize, node_size: u32, data_replicas: u8) {
     }
     assert!(empty - free(&fs) <= 16, "something leaks");
     fs.unmount().unwrap();
-    ram.assert_sound();
+    assert_sound(&ram);
 }
 
 #[test]

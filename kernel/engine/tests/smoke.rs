@@ -3,58 +3,16 @@
 
 use aegisfs_engine::*;
 use aegisfs_platform::Vec as PVec;
-use std::sync::{Arc, Mutex};
+use common::Ram;
 
-/// A disk in memory that can be mounted again.
-#[derive(Clone)]
-struct Ram(Arc<Mutex<Vec<u8>>>);
-
-impl Ram {
-    fn new(size: usize) -> Self {
-        Self(Arc::new(Mutex::new(vec![0; size])))
-    }
-    fn devices(&self) -> PVec<aegisfs_platform::Box<dyn BlockDevice>> {
-        let mut v = PVec::new();
-        v.try_push(Box::new(self.clone()) as Box<dyn BlockDevice>)
-            .unwrap();
-        v
-    }
-    fn mount(&self) -> Box<Fs> {
-        Fs::mount(self.devices(), MountOptions::default()).unwrap()
-    }
-}
-
-impl BlockDevice for Ram {
-    fn size(&self) -> u64 {
-        self.0.lock().unwrap().len() as u64
-    }
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let d = self.0.lock().unwrap();
-        let at = offset as usize;
-        buf.copy_from_slice(d.get(at..at + buf.len()).ok_or(Error::Io)?);
-        Ok(())
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let mut d = self.0.lock().unwrap();
-        let at = offset as usize;
-        d.get_mut(at..at + data.len())
-            .ok_or(Error::Io)?
-            .copy_from_slice(data);
-        Ok(())
-    }
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-}
+mod common;
 
 fn new_volume(size: usize, node_size: u32) -> Ram {
-    let ram = Ram::new(size);
     let options = FormatOptions {
         node_size,
         ..FormatOptions::new()
     };
-    format_volume(ram.devices(), &options).unwrap();
-    ram
+    Ram::format(size, &options)
 }
 
 fn file(mode: u32) -> NewInode<'static> {

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A disk in memory, for the tests through the facade.
+
+#![allow(dead_code)] // No test uses all of it.
+
+use aegisfs_engine::*;
+use aegisfs_platform::Vec as PVec;
+use std::sync::{Arc, Mutex};
+
+/// A disk in memory that can be mounted again.
+#[derive(Clone)]
+pub struct Ram(pub Arc<Mutex<Vec<u8>>>);
+
+impl Ram {
+    /// A disk of `size` bytes with a new volume.
+    pub fn format(size: usize, options: &FormatOptions) -> Self {
+        let ram = Self(Arc::new(Mutex::new(vec![0; size])));
+        format_volume(ram.devices(), options).unwrap();
+        ram
+    }
+
+    pub fn mount(&self) -> Box<Fs> {
+        self.mount_with(MountOptions::default())
+    }
+
+    pub fn mount_with(&self, options: MountOptions) -> Box<Fs> {
+        Fs::mount(self.devices(), options).unwrap()
+    }
+
+    /// What a crash now would leave.
+    pub fn crash(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().unwrap().clone())))
+    }
+
+    fn devices(&self) -> PVec<aegisfs_platform::Box<dyn BlockDevice>> {
+        let mut v = PVec::new();
+        v.try_push(Box::new(self.clone()) as Box<dyn BlockDevice>)
+            .unwrap();
+        v
+    }
+}
+
+impl BlockDevice for Ram {
+    fn size(&self) -> u64 {
+        self.0.lock().unwrap().len() as u64
+    }
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let d = self.0.lock().unwrap();
+        let at = offset as usize;
+        buf.copy_from_slice(d.get(at..at + buf.len()).ok_or(Error::Io)?);
+        Ok(())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let mut d = self.0.lock().unwrap();
+        let at = offset as usize;
+        d.get_mut(at..at + data.len())
+            .ok_or(Error::Io)?
+            .copy_from_slice(data);
+        Ok(())
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+}
