@@ -5,7 +5,6 @@ Usage: lib_posix.py DIRECTORY [NAME...]: runs all checks, or those named, each i
 """
 
 import ctypes
-import ctypes.util
 import errno
 import fcntl
 import hashlib
@@ -22,76 +21,12 @@ import threading
 import time
 import traceback
 
-LIBC = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
-LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../guest"))
+from lib_calls import (EXCHANGE, LIBC, NOREPLACE, WHITEOUT, as_user, fallocate, read, refused, renameat2,
+                       same, write)
+
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 1, 2, 8, 16
-NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 ROOT = os.geteuid() == 0
-
-
-def fallocate(fd, mode, offset, length):
-    if LIBC.fallocate(fd, mode, offset, length) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def renameat2(old, new, flags):
-    if LIBC.renameat2(-100, old.encode(), -100, new.encode(), flags) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), new)
-
-
-def write(path, data, mode="wb"):
-    with open(path, mode) as f:
-        f.write(data)
-
-
-def read(path):
-    with open(path, "rb") as f:
-        return f.read()
-
-
-def same(got, expected, what=""):
-    if got != expected:
-        shown = [repr(x)[:200] for x in (got, expected)]
-        raise AssertionError(f"{what}: got {shown[0]}, expected {shown[1]}")
-
-
-class refused:
-    """The block must fail with this error number."""
-
-    def __init__(self, *numbers):
-        self.numbers = numbers
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        names = [errno.errorcode[n] for n in self.numbers]
-        if error is None:
-            raise AssertionError(f"succeeded, expected {names}")
-        if isinstance(error, OSError):
-            same(errno.errorcode.get(error.errno), names[0] if error.errno not in self.numbers
-                 else errno.errorcode[error.errno], "error")
-            return True
-        return False
-
-
-def as_user(uid, gid, work):
-    """Runs `work` in a child as another user; gives None or the error number."""
-    pid = os.fork()
-    if pid == 0:
-        code = 0
-        try:
-            os.setgroups([])
-            os.setgid(gid)
-            os.setuid(uid)
-            work()
-        except OSError as e:
-            code = e.errno
-        except BaseException:
-            traceback.print_exc()
-            code = 255
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) or None
 
 
 # ---- names
@@ -693,7 +628,7 @@ def check_set_id_bits_go():
         return os.stat("f").st_mode & 0o7777
 
     def user(work):
-        return lambda: same(as_user(1000, 1000, work), None)
+        return lambda: same(as_user(1000, work), None)
 
     same(with_bits(user(lambda: write("f", b"y", "r+b"))), 0o777, "write by a user")
     same(with_bits(user(lambda: os.truncate("f", 5))), 0o777, "truncate by a user")
@@ -714,16 +649,16 @@ def check_permissions():
         return
     os.mkdir("private", 0o700)
     write("private/f", b"")
-    same(as_user(1000, 1000, lambda: os.stat("private/f")), errno.EACCES)
+    same(as_user(1000, lambda: os.stat("private/f")), errno.EACCES)
     write("f", b"secret")
     os.chmod("f", 0o600)
-    same(as_user(1000, 1000, lambda: read("f")), errno.EACCES)
-    same(as_user(1000, 1000, lambda: os.chmod("f", 0o777)), errno.EPERM)
+    same(as_user(1000, lambda: read("f")), errno.EACCES)
+    same(as_user(1000, lambda: os.chmod("f", 0o777)), errno.EPERM)
     os.mkdir("sticky")
     os.chmod("sticky", 0o1777)
     write("sticky/f", b"")
-    same(as_user(1000, 1000, lambda: os.unlink("sticky/f")), errno.EACCES if False else errno.EPERM)
-    same(as_user(1000, 1000, lambda: write("sticky/own", b"")), None)
+    same(as_user(1000, lambda: os.unlink("sticky/f")), errno.EACCES if False else errno.EPERM)
+    same(as_user(1000, lambda: write("sticky/own", b"")), None)
     same((os.stat("sticky/own").st_uid, os.stat("sticky/own").st_gid), (1000, 1000))
 
 
@@ -765,7 +700,7 @@ def check_xattrs():
         assert "trusted.t" in os.listxattr("f")
         os.chmod(".", 0o755)
         os.chmod("f", 0o644)
-        same(as_user(1000, 1000, lambda: check_hidden("f")), None)
+        same(as_user(1000, lambda: check_hidden("f")), None)
 
 
 def check_hidden(path):
@@ -788,13 +723,13 @@ def check_access_lists():
     os.chmod(".", 0o755)
     write("f", b"for one user")
     os.chmod("f", 0o600)
-    same(as_user(1000, 1000, lambda: read("f")), errno.EACCES)
+    same(as_user(1000, lambda: read("f")), errno.EACCES)
     os.setxattr("f", access, acl((1, 6, NOBODY), (2, 4, 1000), (4, 0, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY)))
     same(os.stat("f").st_mode & 0o777, 0o640, "the group bits show the mask")
-    same(as_user(1000, 1000, lambda: read("f")), None)
-    same(as_user(1001, 1001, lambda: read("f")), errno.EACCES)
+    same(as_user(1000, lambda: read("f")), None)
+    same(as_user(1001, lambda: read("f")), errno.EACCES)
     os.chmod("f", 0o600)  # takes the mask away
-    same(as_user(1000, 1000, lambda: read("f")), errno.EACCES)
+    same(as_user(1000, lambda: read("f")), errno.EACCES)
     same(os.getxattr("f", access)[4:],
          acl((1, 6, NOBODY), (2, 4, 1000), (4, 0, NOBODY), (16, 0, NOBODY), (32, 0, NOBODY))[4:])
     os.removexattr("f", access)
@@ -810,8 +745,8 @@ def check_access_lists():
     # With a default list, the umask does not count.
     same((os.stat("d/f").st_mode & 0o777, os.stat("d/sub").st_mode & 0o777), (0o664, 0o775))
     same(os.getxattr("d/sub", default), os.getxattr("d", default))
-    same(as_user(1000, 1000, lambda: write("d/f", b"allowed")), None)
-    same(as_user(1001, 1001, lambda: write("d/f", b"no")), errno.EACCES)
+    same(as_user(1000, lambda: write("d/f", b"allowed")), None)
+    same(as_user(1001, lambda: write("d/f", b"no")), errno.EACCES)
 
 
 def check_flags():
