@@ -31,6 +31,11 @@ walk() {
 	unmount_volume "$mnt"
 }
 
+# A root directory that is not found (its node's keys lie elsewhere) is told by the mount.
+"$AEGIS_BIN/aegisfs_sim" damage --seed 8155 --first 310 --images 1 --out "$tmp/images" >/dev/null
+walk "$tmp/images/310-4.repaired"
+[[ $found == *"root directory"* ]] || fail "no root directory: $found"
+
 declare -A original=()
 reported=0 same=0 mounted=0 n=0
 for ((first = 0; first < images; first += batch)); do

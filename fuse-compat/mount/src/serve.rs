@@ -7,7 +7,7 @@ use crate::daemon;
 use crate::options::Plan;
 use crate::server::Server;
 use crate::stop::{self, Closer};
-use aegisfs_engine::Fs;
+use aegisfs_engine::{Error, Fs, MODE_DIR, MODE_TYPE, ROOT_INO};
 use aegisfs_tools::{logging, report, Access, Background, Failure, FileDevice};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,7 +34,8 @@ pub fn run(request: &Request, plan: &Plan, process: Process) -> Result<ExitCode,
         .fsname
         .clone()
         .unwrap_or_else(|| shown_source(&request.device));
-    let served = serve(&source, plan, &point, daemon, &fs, &closer);
+    let served = check_root(&fs, &request.device)
+        .and_then(|()| serve(&source, plan, &point, daemon, &fs, &closer));
     // Also after a mount that failed: the journal may have been replayed.
     let last_checkpoint = closer.close();
     served?;
@@ -91,6 +92,18 @@ fn open(path: &Path, plan: &Plan) -> Result<Box<Fs>, Failure> {
         .and_then(|pool| Fs::mount(pool, plan.engine))
         .and_then(|fs| fs.quota_enforce(plan.quota).map(|()| fs))
         .map_err(|e| report::engine(format!("cannot mount {}", path.display()), e))
+}
+
+/// Without a root directory every access to the mount would fail: it is better not made. The module
+/// refuses such volumes too.
+fn check_root(fs: &Fs, device: &Path) -> Result<(), Failure> {
+    let root = match fs.getattr(ROOT_INO) {
+        Ok(attr) if attr.mode & MODE_TYPE == MODE_DIR => return Ok(()),
+        Ok(_) | Err(Error::Stale) => Error::Corrupt,
+        Err(e) => e,
+    };
+    let what = format!("cannot mount {}: its root directory", device.display());
+    Err(report::engine(what, root))
 }
 
 fn mount_point(directory: &Path) -> Result<PathBuf, Failure> {
