@@ -8,11 +8,17 @@ use aegisfs_sim::disk::Faults;
 use aegisfs_sim::{number, seed_from_env};
 use std::time::{Duration, Instant};
 
+/// Threads of a part that uses more than one.
+fn jobs() -> usize {
+    number("AEGIS_JOBS").map_or(2, |n| n as usize)
+}
+
 /// Seconds that a part of this test may take.
 fn seconds() -> u64 {
     number("AEGIS_SECONDS").unwrap_or(3)
 }
 
+/// Explores until the time is over, and on a slow machine until there is enough to judge by.
 fn explore(threads: bool) -> Totals {
     let deadline = Instant::now() + Duration::from_secs(seconds());
     let first = seed_from_env();
@@ -23,8 +29,10 @@ fn explore(threads: bool) -> Totals {
             threads,
             ..Config::new(seed)
         };
-        run(&config, &mut totals, Some(deadline));
-        if Instant::now() >= deadline || !totals.violations.is_empty() {
+        let enough = totals.unique_states > 50 && totals.nested_states > 5;
+        run(&config, &mut totals, enough.then_some(deadline));
+        let over = enough && Instant::now() >= deadline;
+        if over || !totals.violations.is_empty() {
             break;
         }
     }
@@ -144,7 +152,7 @@ fn wrong_bits_are_survived() {
 fn every_sequence_of_one_operation_is_crash_safe() {
     let plan = Plan {
         config: Config::new(seed_from_env()),
-        jobs: 2,
+        jobs: jobs(),
         workloads: vec![Workload::Ace1],
         time: None,
         states: u64::MAX,
@@ -166,9 +174,10 @@ fn every_lie_of_the_disk_is_noticed() {
                 lie: Some(*lie),
                 ..Config::new(1)
             },
-            jobs: 2,
+            jobs: jobs(),
             workloads: Workload::ALL.to_vec(),
-            time: Some(Duration::from_secs(30)),
+            // Seconds as a rule; a slow machine is no failure.
+            time: Some(Duration::from_secs(300)),
             states: u64::MAX,
             violations: 1,
             shrink: false,
