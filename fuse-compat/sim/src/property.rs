@@ -86,7 +86,15 @@ impl State {
         self.full += 1;
         let ino = match op {
             Op::Write { ino, .. } | Op::Fallocate { ino, .. } | Op::Punch { ino, .. } => *ino,
-            Op::Create { .. }
+            Op::Clone {
+                to, dedupe: false, ..
+            } => *to,
+            // No part of these shows.
+            Op::Clone { .. }
+            | Op::Unshare { .. }
+            | Op::Collapse { .. }
+            | Op::Insert { .. }
+            | Op::Create { .. }
             | Op::CreateUnnamed { .. }
             | Op::Link { .. }
             | Op::Rename { .. }
@@ -114,6 +122,7 @@ impl State {
             let mut buf = vec![0; 1 << 16];
             let offset = match op {
                 Op::Write { offset, data, .. } => *offset..*offset + data.len as u64,
+                Op::Clone { to_offset, len, .. } => *to_offset..*to_offset + len,
                 _ => 0..0,
             };
             // Only what the operation touches can differ; the rest is compared later.
