@@ -32,6 +32,8 @@ ln -sf aegisfs-fuse "$tmp/bin/mount.fuse.aegisfs"
 PATH=$tmp/bin:$PATH:/usr/sbin:/sbin
 # The VM gets tests/guest as it is: no bytecode there.
 export PYTHONDONTWRITEBYTECODE=1
+# Repairs save what they overwrite.
+export AEGISFS_UNDO_DIR=$tmp/undo
 
 skip() {
 	echo "$*"

@@ -29,6 +29,16 @@ pub struct Arguments {
     /// Read and verify all file data, too
     #[arg(long)]
     pub data: bool,
+    /// Save what a repair overwrites in this file, which must not exist (default: one in
+    /// /var/lib/aegisfs, or in `$XDG_STATE_HOME/aegisfs` without privileges)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dry_run", "no_undo"])]
+    pub undo: Option<PathBuf>,
+    /// Do not save what a repair overwrites
+    #[arg(long)]
+    pub no_undo: bool,
+    /// Put back what a repair has overwritten and saved in this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["auto", "preen", "dry_run", "yes", "undo", "no_undo", "data"])]
+    pub undo_apply: Option<PathBuf>,
     /// Report progress to this file descriptor, as e2fsck does (0: show a bar)
     #[arg(
         short = 'C',

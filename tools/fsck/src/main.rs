@@ -2,8 +2,8 @@
 //! `fsck.aegisfs`: checks an AegisFS volume, and repairs what redundancy can prove.
 //!
 //! In order: [`cli`] says what to do, [`run`] opens the device and makes passes over it (check,
-//! [`decide`] what to repair, repair, check again), [`show`] says what came of it. The engine finds
-//! and repairs; nothing here knows the format.
+//! [`decide`] what to repair, repair, check again), [`undo`] saves what is overwritten, [`show`] says what
+//! came of it. The engine finds and repairs; nothing here knows the format but the superblock's place.
 
 mod cli;
 mod decide;
@@ -12,6 +12,7 @@ mod quick;
 mod run;
 mod show;
 mod signals;
+mod undo;
 
 use aegisfs_tools::{logging, report};
 use clap::Parser;

@@ -6,12 +6,14 @@ use crate::decide::Decider;
 use crate::observe::Collector;
 use crate::quick::{self, State};
 use crate::show::{self, Finding, Outcome};
+use crate::undo::guard::Guard;
+use crate::undo::{self, Policy};
 use crate::{signals, status};
 use aegisfs_engine::check::Outcome as Repaired;
 use aegisfs_engine::check::{diagnose, CheckOptions, Problem, Report, Severity, Stage, Summary};
-use aegisfs_engine::{Error, Fs, MountOptions};
+use aegisfs_engine::{BlockDevice, Error, Fs, MountOptions};
 use aegisfs_platform::Box as EngineBox;
-use aegisfs_tools::{report, Access, FileDevice};
+use aegisfs_tools::{report, superblock, Access, FileDevice};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -31,6 +33,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Access::Write
     };
     let device = FileDevice::open(&arguments.device, access)?;
+    if let Some(file) = &arguments.undo_apply {
+        let done = undo::apply::apply(file, &device)?;
+        show::undone(arguments, &done)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut outcome = Outcome::new(arguments);
     match quick::look(&device, arguments) {
         State::Unknown => {}
@@ -42,14 +49,26 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let mut decider = Decider::new(arguments.mode())?;
     let started = Instant::now();
-    passes(&device, arguments, &mut decider, &mut outcome)?;
+    let sb = superblock::newest(&device);
+    let policy = Policy::new(arguments, &sb.as_ref().map_or([0; 16], |sb| sb.uuid));
+    let device = Guard::new(device, sb.as_ref(), policy);
+    let passed = passes(&device, arguments, &mut decider, &mut outcome);
+    outcome.undo_file = device.file();
+    if let (Err(_), Some(file)) = (&passed, &outcome.undo_file) {
+        show::undo_file(arguments, file)?;
+    }
+    passed?;
     outcome.seconds = started.elapsed().as_secs_f64();
     show::print(arguments, &outcome)?;
     Ok(ExitCode::from(outcome.status()))
 }
 
-fn passes(
-    device: &FileDevice,
+/// Checks and repairs until nothing is left that can be repaired.
+///
+/// # Errors
+/// When the check or a repair cannot be done.
+pub fn passes<D: BlockDevice + Clone + 'static>(
+    device: &Guard<D>,
     arguments: &Arguments,
     decider: &mut Decider,
     outcome: &mut Outcome,
@@ -89,8 +108,8 @@ fn passes(
 type Checked = (EngineBox<Fs>, Report, Vec<Problem>);
 
 /// Mounts and checks; `None` when it cannot be mounted, which is reported then.
-fn check(
-    device: &FileDevice,
+fn check<D: BlockDevice + Clone + 'static>(
+    device: &Guard<D>,
     arguments: &Arguments,
     outcome: &mut Outcome,
 ) -> anyhow::Result<Option<Checked>> {
@@ -120,7 +139,7 @@ fn check(
 }
 
 /// Mounts without writing; without the journal if that is damaged.
-fn mount(device: &FileDevice) -> Result<EngineBox<Fs>, Error> {
+fn mount<D: BlockDevice + Clone + 'static>(device: &Guard<D>) -> Result<EngineBox<Fs>, Error> {
     let mut options = MountOptions {
         read_only: true,
         ..MountOptions::default()
@@ -134,7 +153,7 @@ fn mount(device: &FileDevice) -> Result<EngineBox<Fs>, Error> {
 }
 
 /// Replays the journal up to where it is damaged, and gives up the rest of it.
-fn cut_journal(device: &FileDevice) -> bool {
+fn cut_journal<D: BlockDevice + Clone + 'static>(device: &Guard<D>) -> bool {
     let options = MountOptions {
         journal_prefix: true,
         ..MountOptions::default()

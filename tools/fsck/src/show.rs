@@ -3,11 +3,13 @@
 
 use crate::cli::{Arguments, Mode};
 use crate::run::exit_status;
+use crate::undo::apply::Done;
 use aegisfs_engine::check::{Problem, Severity, Summary};
 use aegisfs_engine::BLOCK_SIZE;
-use aegisfs_tools::{output, size, superblock, FileDevice};
+use aegisfs_tools::{output, size, superblock, time, FileDevice};
 use serde::Serialize;
 use std::io;
+use std::path::{Path, PathBuf};
 
 /// A problem, and whether it was repaired.
 #[derive(Debug, Serialize)]
@@ -48,6 +50,8 @@ pub struct Outcome {
     pub summary: Summary,
     /// Time that the passes took.
     pub seconds: f64,
+    /// Where what was overwritten is saved.
+    pub undo_file: Option<PathBuf>,
     mode: Mode,
     device: String,
     /// The superblock alone said that all is well: this line says so.
@@ -63,6 +67,7 @@ impl Outcome {
             passes: 0,
             summary: Summary::default(),
             seconds: 0.0,
+            undo_file: None,
             mode: arguments.mode(),
             device: arguments.device.display().to_string(),
             quick: None,
@@ -120,6 +125,53 @@ pub fn print(arguments: &Arguments, outcome: &Outcome) -> io::Result<()> {
     }
 }
 
+/// Says how to undo what was done.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn undo_file(arguments: &Arguments, file: &Path) -> io::Result<()> {
+    let device = arguments.device.display();
+    let file = file.display();
+    output::line(format_args!(
+        "{device}: what was overwritten is saved; to put it back: fsck.aegisfs --undo-apply {file} {device}"
+    ))
+}
+
+/// Says what was put back.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn undone(arguments: &Arguments, done: &Done) -> io::Result<()> {
+    if arguments.json {
+        return output::json(&Undone {
+            device: &arguments.device.display().to_string(),
+            blocks_restored: done.restored,
+            blocks_unknown: done.unknown,
+            repair_begun: time::rfc3339(done.created),
+        });
+    }
+    let device = arguments.device.display();
+    if done.unknown > 0 {
+        output::line(format_args!(
+            "{device}: {} blocks could not be read before the repair and stay as they are",
+            done.unknown
+        ))?;
+    }
+    output::line(format_args!(
+        "{device}: as it was before the repair of {}: {} blocks put back",
+        time::rfc3339(done.created),
+        done.restored
+    ))
+}
+
+#[derive(Serialize)]
+struct Undone<'a> {
+    device: &'a str,
+    blocks_restored: u64,
+    blocks_unknown: u64,
+    repair_begun: String,
+}
+
 fn text(arguments: &Arguments, outcome: &Outcome) -> io::Result<()> {
     for f in &outcome.findings {
         // After a repair, the pass that checks it finds again what was left.
@@ -160,6 +212,9 @@ fn text(arguments: &Arguments, outcome: &Outcome) -> io::Result<()> {
         s.nodes,
         outcome.seconds
     ))?;
+    if let Some(file) = &outcome.undo_file {
+        undo_file(arguments, file)?;
+    }
     if !s.is_clean() && !s.cancelled {
         let advice = match outcome.mode {
             Mode::No => "nothing was changed; -p repairs what is safe, -y everything that can be",
@@ -183,6 +238,7 @@ struct Document<'a> {
     passes: u32,
     problems: &'a [Finding],
     problems_left: Counts,
+    undo_file: Option<&'a Path>,
     counters: Counters,
     seconds: f64,
     peak_memory: Option<u64>,
@@ -230,6 +286,7 @@ fn json(outcome: &Outcome) -> io::Result<()> {
             warnings,
             errors,
         },
+        undo_file: outcome.undo_file.as_deref(),
         counters: Counters {
             inodes: s.inodes,
             directories: s.directories,

@@ -3,6 +3,7 @@
 
 use super::problem::{Object, Problem, Severity, Stage};
 use crate::format::key::POOL_TREE;
+use crate::format::superblock::INCOMPAT_UNDO;
 use core::fmt;
 
 use Severity::{Error, Note, Warning};
@@ -203,6 +204,9 @@ impl fmt::Display for Problem {
         match *self {
             Self::SuperblockCopy { fault, .. } => write!(f, "this copy {fault}"),
             Self::SuperblockLost => f.write_str("no copy of the superblock is usable"),
+            Self::UnknownFeatures { incompat, .. } if incompat & INCOMPAT_UNDO != 0 => {
+                f.write_str("repairs were being undone: run fsck.aegisfs --undo-apply again")
+            }
             Self::UnknownFeatures {
                 compat,
                 ro_compat,

@@ -38,6 +38,9 @@ pub const CHUNKS_MAX: u32 = 1 << 21;
 pub const INCOMPAT_SHARED: u64 = 1;
 /// Incompatible feature: moves of extents that take several operations (SHIFT records).
 pub const INCOMPAT_SHIFT: u64 = 2;
+/// Incompatible feature that nobody knows: repairs are being undone, and the volume is no volume until that is
+/// finished. Set and removed by `fsck.aegisfs --undo-apply` alone.
+pub const INCOMPAT_UNDO: u64 = 1 << 63;
 /// Incompatible features that this code knows.
 pub const INCOMPAT_KNOWN: u64 = INCOMPAT_SHARED | INCOMPAT_SHIFT;
 /// Usage is counted for each user, group and project: every writer must keep it.

@@ -9,7 +9,8 @@ use crate::format::chunk::{check_page, ChunkEntry, ENTRIES};
 use crate::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
 use crate::format::superblock::{
-    SuperFault, Superblock, INCOMPAT_KNOWN, RO_COMPAT_KNOWN, RO_COMPAT_QUOTA, TABLE_OFFSET,
+    SuperFault, Superblock, INCOMPAT_KNOWN, INCOMPAT_UNDO, RO_COMPAT_KNOWN, RO_COMPAT_QUOTA,
+    TABLE_OFFSET,
 };
 use crate::space::{table_digest, Readers, Space, SpaceConfig, TablePage};
 use crate::txn::checkpoint::Checkpointer;
@@ -480,6 +481,13 @@ impl Fs {
 /// Refuses volumes with features that this code does not know.
 fn check_features(sb: &Superblock, read_only: bool) -> Result<()> {
     let unknown = sb.incompat & !INCOMPAT_KNOWN;
+    if unknown & INCOMPAT_UNDO != 0 {
+        log(
+            LogLevel::Error,
+            format_args!("fsck.aegisfs --undo-apply was interrupted: run it again"),
+        );
+        return Err(Error::Unsupported);
+    }
     if unknown != 0 {
         log(
             LogLevel::Error,

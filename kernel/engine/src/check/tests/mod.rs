@@ -5,6 +5,7 @@
 extern crate std;
 
 mod bytes;
+mod complete;
 mod device;
 mod objects;
 mod quota;
