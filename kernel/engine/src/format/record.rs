@@ -6,7 +6,7 @@ use super::bytes::{
     put_u8,
 };
 use super::key::{Pointer, MAX_REPLICAS};
-use crate::types::{Attr, Time, NAME_MAX};
+use crate::types::{Attr, Owner, Time, NAME_MAX};
 
 /// Bytes of an encoded inode.
 pub const INODE_LEN: usize = 176;
@@ -95,6 +95,26 @@ pub fn decode_inode(ino: u64, b: &[u8]) -> Option<Attr> {
         && internal & !(INODE_INLINE | INODE_XATTRS) == 0
         && crate::types::FILE_SIZE_MAX >= attr.size;
     sane.then_some(attr)
+}
+
+/// What an inode record counts for: owner and space in bytes. Every operation asks, of every inode
+/// that it changes, so nothing else is looked at.
+#[must_use]
+pub fn inode_charge(b: &[u8]) -> Option<(Owner, u64)> {
+    if b.len() != INODE_LEN {
+        return None;
+    }
+    let attr = Attr {
+        mode: get_u32(b, 0),
+        uid: get_u32(b, 8),
+        gid: get_u32(b, 12),
+        size: get_u64(b, 16),
+        blocks: get_u64(b, 24),
+        project: get_u32(b, 72),
+        inline: get_u32(b, 76) & INODE_INLINE != 0,
+        ..Attr::default()
+    };
+    Some((attr.owner(), attr.space()))
 }
 
 /// Bytes of a directory entry before the name.

@@ -50,6 +50,8 @@ pub struct State {
     pub sequence: u64,
     /// Usage and limits of users, groups and projects.
     pub quota: Box<QuotaPart>,
+    /// Memory of the last operation's record, for the next one's.
+    pub spare: Vec<u8>,
 }
 
 /// What the background thread sleeps on.
@@ -179,7 +181,7 @@ impl Fs {
         for attempt in 0..3 {
             self.writable()?;
             self.throttle()?;
-            let state = self.state.write();
+            let mut state = self.state.write();
             let levels = u64::from(state.trees.root(TREE)?.level) + 2;
             let mut space = self.space.lock();
             let node = (self.node_size / crate::types::BLOCK_SIZE * 2) as u64;
@@ -194,10 +196,11 @@ impl Fs {
             };
             if fits {
                 drop(space);
+                let record = core::mem::take(&mut state.spare);
                 return Ok(Tx {
                     fs: self,
                     state,
-                    record: Vec::new(),
+                    record,
                     puts: 0,
                     frees: 0,
                     changes: Vec::new(),
@@ -224,6 +227,18 @@ impl Fs {
             self.wake_background();
         }
         Ok(())
+    }
+}
+
+/// Memory for a record that is kept: most are far smaller.
+const SPARE_MAX: usize = 4096;
+
+impl Drop for Tx<'_> {
+    fn drop(&mut self) {
+        if self.record.capacity() <= SPARE_MAX {
+            self.record.clear();
+            core::mem::swap(&mut self.state.spare, &mut self.record);
+        }
     }
 }
 

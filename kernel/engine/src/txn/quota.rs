@@ -24,7 +24,7 @@ use crate::btree::{Io, Walk};
 use crate::error::{Error, Result};
 use crate::format::key::{kind, Key, POOL_TREE};
 use crate::format::quota::{decode_grace, decode_quota, encode_quota, quota_key, QUOTA_INFO_KEY};
-use crate::format::record::decode_inode;
+use crate::format::record::{decode_inode, inode_charge};
 use crate::map::Map;
 use crate::space::Space;
 use crate::types::{Attr, Grace, Owner, Quota, QuotaType, QuotaTypes, Time, BLOCK_SIZE};
@@ -145,7 +145,7 @@ pub struct Delta {
 }
 
 /// What an inode counts for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Charge {
     owner: Owner,
     space: u64,
@@ -170,6 +170,9 @@ pub struct Work {
 
 impl Work {
     fn note(&mut self, old: Option<Charge>, new: Option<Charge>) -> Result<()> {
+        if old == new {
+            return Ok(());
+        }
         let space = |c: Option<Charge>| i64::try_from(c.map_or(0, |c| c.space)).unwrap_or(i64::MAX);
         for of in QuotaType::ALL {
             let id = |c: Charge| c.owner.id(of);
@@ -262,7 +265,7 @@ pub fn step(
         return Ok(level);
     }
     let ino = key.object;
-    let charge = |b: &[u8]| decode_inode(ino, b).map(|a| Charge::from(&a));
+    let charge = |b: &[u8]| inode_charge(b).map(|(owner, space)| Charge { owner, space });
     let mut old = None;
     let mut see = |b: &[u8]| old = charge(b);
     let level = state.trees.dirty_value(tree, key, space, &mut see)?;
@@ -274,6 +277,8 @@ pub fn step(
     match work.seen.iter_mut().find(|(i, _)| *i == ino) {
         // An earlier step of the record has changed it already.
         Some((_, seen)) => old = core::mem::replace(seen, new),
+        // Most inodes that change count for what they did: parents, above all.
+        None if old == new => return Ok(level),
         None => work.seen.try_push((ino, new))?,
     }
     work.note(old, new)?;
@@ -282,6 +287,14 @@ pub fn step(
 
 /// Brings what the record changes into memory, and their records into nodes that can be changed.
 pub fn prepare(state: &mut State, space: &mut Space) -> Result<()> {
+    let work = &state.quota.work;
+    {
+        let table = state.quota.table.lock();
+        let ready = |d: &Delta| table.get(d.of, d.id).is_some_and(|e| e.dirty);
+        if work.deltas.iter().all(ready) {
+            return Ok(());
+        }
+    }
     let mut i = 0;
     while let Some(delta) = state.quota.work.deltas.get(i).copied() {
         touch(state, space, delta.of, delta.id)?;

@@ -296,6 +296,7 @@ fn new_space(
 #[inline(never)]
 fn new_state(pool: &Arc<Pool>, generation: u64, sequence: u64) -> Result<Box<RwLock<State>>> {
     let state = State {
+        spare: Vec::new(),
         trees: Trees::new(pool.clone(), generation)?,
         subvolume: Subvolume::default(),
         sequence,
