@@ -8,6 +8,7 @@
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/security.h>
 #include <linux/slab.h>
 #include <linux/writeback.h>
 
@@ -52,6 +53,14 @@ int aegisfs_invalf(struct fs_context *fc, const char *text, int len)
 void aegisfs_panic(const char *text)
 {
 	panic("aegisfs: %s\n", text);
+}
+
+/* ---- security modules */
+
+int aegisfs_init_security(struct inode *inode, struct inode *dir, const struct qstr *name,
+			  int (*collect)(struct inode *, const struct xattr *, void *), void *data)
+{
+	return security_inode_init_security(inode, dir, name, collect, data);
 }
 
 /* ---- threads, work, shrinker */

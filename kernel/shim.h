@@ -28,6 +28,12 @@ bool		aegisfs_may_log(void);
 int		aegisfs_invalf(struct fs_context *fc, const char *text, int len);
 void		aegisfs_panic(const char *text) __noreturn;
 
+/* security modules: inline in kernels without them */
+int		aegisfs_init_security(struct inode *inode, struct inode *dir,
+				      const struct qstr *name,
+				      int (*collect)(struct inode *, const struct xattr *, void *),
+				      void *data);
+
 /* threads, work, shrinker */
 struct task_struct *aegisfs_kthread_create(int (*fn)(void *), void *data, const char *name,
 					   const char *id);

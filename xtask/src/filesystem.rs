@@ -14,6 +14,13 @@ pub enum Filesystem {
 }
 
 impl Filesystem {
+    pub const ALL: [Filesystem; 4] = [
+        Filesystem::Aegisfs,
+        Filesystem::Ext4,
+        Filesystem::Xfs,
+        Filesystem::Btrfs,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Filesystem::Aegisfs => "aegisfs",

@@ -26,6 +26,8 @@ pub enum Choice {
     Stock,
     /// A kernel built here with KASAN, lockdep and fault injection.
     Debug,
+    /// A kernel built here that runs as a process of the host, at native speed.
+    Uml,
 }
 
 /// What the package lists said, kept in the cache.
@@ -64,7 +66,7 @@ impl Kernel {
     pub fn ensure(choice: Choice, toolchain: &Toolchain) -> Result<Kernel> {
         match choice {
             Choice::Stock => Self::ensure_stock(toolchain),
-            Choice::Debug => crate::debug_kernel::find(&Self::ensure_stock(toolchain)?),
+            built_here => crate::own_kernel::find(built_here, &Self::ensure_stock(toolchain)?),
         }
     }
 

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `cargo xtask`: builds AegisFS, boots it in a virtual machine and proves it there.
 
+mod bench;
 mod cmd;
 mod console;
 mod coverage;
 mod cpio;
-mod debug_kernel;
 mod demo;
 mod filesystem;
 mod guest_image;
 mod host;
 mod kernel;
 mod kmod;
+mod own_kernel;
 mod paths;
 mod posix;
 mod powercut;
+mod qemu;
 mod setup;
 mod sim;
 mod stage;
@@ -23,6 +25,7 @@ mod testbed;
 mod tidy;
 mod toolchain;
 mod ui;
+mod uml;
 mod vm;
 mod vm_command;
 mod write_log;
@@ -32,6 +35,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use kernel::Choice;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, boot and test AegisFS")]
@@ -50,6 +55,8 @@ enum Command {
     Demo(demo::Options),
     /// Run all tests, or some.
     Test(test::Options),
+    /// Measure against ext4, XFS and btrfs on the same disk.
+    Bench(bench::Options),
     /// Run conformance suites and applications on a volume.
     Posix(posix::Options),
     /// Cut the power of a VM that writes, again and again.
@@ -60,6 +67,8 @@ enum Command {
     Coverage(coverage::Options),
     /// Build the kernel with KASAN, lockdep and fault injection.
     DebugKernel,
+    /// Build the kernel that runs as a process of the host.
+    UmlKernel,
     /// Build the userspace programs.
     Tools,
     /// Check the rules of the source tree.
@@ -85,11 +94,13 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Kmod(options) => kmod::main(&options)?,
         Command::Test(options) => return test::main(&options),
         Command::Demo(options) => return demo::main(&options),
+        Command::Bench(options) => bench::main(&options)?,
         Command::Posix(options) => return posix::main(&options),
         Command::Powercut(options) => return powercut::main(&options),
         Command::Sim(options) => return sim::main(&options),
         Command::Coverage(options) => coverage::main(&options)?,
-        Command::DebugKernel => debug_kernel::main()?,
+        Command::DebugKernel => own_kernel::main(Choice::Debug)?,
+        Command::UmlKernel => own_kernel::main(Choice::Uml)?,
         Command::Tools => stage::build_tools()?,
         Command::Tidy => return tidy::main(),
         Command::Vm(options) => return vm_command::main(&options),

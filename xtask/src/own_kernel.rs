@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The debug kernel: the stock kernel's source with KASAN, lockdep, leak and sleep checks and
-//! fault injection. Built once, in about half an hour of processor time.
+//! Kernels that are built here from the stock kernel's source, once for each configuration:
+//!
+//! - the debug kernel, with KASAN, lockdep, leak and sleep checks and fault injection;
+//! - User-mode Linux, which runs the same filesystem code as a process of the host, at native
+//!   speed: the better judge of what work costs the processor.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,10 +16,86 @@ use crate::kernel::{self, Choice, Kernel};
 use crate::toolchain::Toolchain;
 use crate::{cmd, paths, ui};
 
-const FRAGMENT: &str = "qemu/debug-kernel.config";
-const LLVM: &str = "LLVM=-19";
-/// Without these it would be no debug kernel, or none that our module can load on.
-const REQUIRED: &[&str] = &["RUST", "KASAN", "PROVE_LOCKING", "FAILSLAB", "MODULES"];
+struct Recipe {
+    choice: Choice,
+    name: &'static str,
+    /// Options for `make`, of the kernel and of modules.
+    make: &'static [&'static str],
+    /// Further ones for modules alone.
+    module: &'static [&'static str],
+    /// In the checkout: the configuration, on top of tinyconfig.
+    fragment: &'static str,
+    /// Without these it would not be what it is for, or none that our module can load on.
+    required: &'static [&'static str],
+    targets: &'static [&'static str],
+    /// In the tree: what boots.
+    image: &'static str,
+    /// Minutes of processor time to build it.
+    cost: u32,
+}
+
+const DEBUG: Recipe = Recipe {
+    choice: Choice::Debug,
+    name: "debug",
+    make: &["LLVM=-19"],
+    module: &[],
+    fragment: "qemu/debug-kernel.config",
+    required: &["RUST", "KASAN", "PROVE_LOCKING", "FAILSLAB", "MODULES"],
+    targets: &["bzImage", "modules"],
+    image: "arch/x86/boot/bzImage",
+    cost: 34,
+};
+
+const UML: Recipe = Recipe {
+    choice: Choice::Uml,
+    name: "uml",
+    make: &["ARCH=um", "CC=x86_64-linux-gnu-gcc-14", "HOSTCC=gcc-14"],
+    // The loader of this architecture knows no relative relocations.
+    module: &["KRUSTFLAGS=-Crelocation-model=static -Ccode-model=large"],
+    fragment: "qemu/uml-kernel.config",
+    required: &[
+        "RUST",
+        "SMP",
+        "MODULES",
+        "BLK_DEV_UBD",
+        "EXT4_FS",
+        "XFS_FS",
+        "BTRFS_FS",
+    ],
+    targets: &["linux", "modules"],
+    image: "linux",
+    cost: 14,
+};
+
+impl Recipe {
+    fn of(choice: Choice) -> Option<&'static Recipe> {
+        [&DEBUG, &UML]
+            .into_iter()
+            .find(|recipe| recipe.choice == choice)
+    }
+
+    fn directory(&self, stock: &Kernel) -> PathBuf {
+        let mut name = stock.directory().as_os_str().to_owned();
+        name.push("-");
+        name.push(self.name);
+        PathBuf::from(name)
+    }
+
+    fn key(&self) -> Result<String> {
+        let path = paths::checkout().join(self.fragment);
+        let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(Sha256::digest(text)
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect())
+    }
+
+    fn lock(&self) -> Result<paths::Lock> {
+        let path = paths::cache()?.join(format!("{}-kernel.lock", self.name));
+        paths::Lock::take(&path, &format!("{} kernel", self.name))
+    }
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Built {
@@ -24,57 +103,55 @@ struct Built {
     fragment: String,
 }
 
-/// The debug kernel, if it has been built from the present fragment.
-pub fn find(stock: &Kernel) -> Result<Kernel> {
-    let directory = directory(stock);
-    let fragment = fragment_key()?;
+/// The kernel of this kind, if it has been built from the present configuration.
+pub fn find(choice: Choice, stock: &Kernel) -> Result<Kernel> {
+    let recipe = Recipe::of(choice).context("this kernel is not built here")?;
+    let directory = recipe.directory(stock);
+    let key = recipe.key()?;
     let built = kernel::read_record::<Built>(&directory.join("built.json"))?
-        .filter(|built| built.fragment == fragment)
-        .context("the debug kernel is not built: run 'cargo xtask debug-kernel'")?;
+        .filter(|built| built.fragment == key)
+        .with_context(|| {
+            format!(
+                "the {0} kernel is not built: run 'cargo xtask {0}-kernel'",
+                recipe.name
+            )
+        })?;
     let tree = directory.join("tree");
     Ok(Kernel {
-        choice: Choice::Debug,
-        image: tree.join("arch/x86/boot/bzImage"),
+        choice,
+        image: tree.join(recipe.image),
         modules: directory
             .join("packages/usr/lib/modules")
             .join(&built.release),
         tree,
         release: built.release,
-        make_options: vec![LLVM.to_owned()],
+        make_options: [recipe.make, recipe.module]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
     })
 }
 
-pub fn main() -> Result<()> {
+/// Builds the kernel of this kind, unless it is there.
+pub fn main(choice: Choice) -> Result<()> {
     let toolchain = Toolchain::ensure()?;
     let stock = Kernel::ensure(Choice::Stock, &toolchain)?;
-    if let Ok(kernel) = find(&stock) {
-        ui::step(format!("ready: {}", kernel.image.display()));
-        return Ok(());
+    let recipe = Recipe::of(choice).context("this kernel is not built here")?;
+    if find(choice, &stock).is_err() {
+        let _lock = recipe.lock()?;
+        if find(choice, &stock).is_err() {
+            build(recipe, &stock, &toolchain)?;
+        }
     }
-    let _lock = paths::Lock::take(&paths::cache()?.join("debug-kernel.lock"), "debug kernel")?;
-    build(&stock, &toolchain)?;
-    ui::step(format!("ready: {}", find(&stock)?.image.display()));
+    let kernel = find(choice, &stock)?;
+    ui::step(format!("ready: {}", kernel.image.display()));
     Ok(())
 }
 
-fn directory(stock: &Kernel) -> PathBuf {
-    let mut name = stock.directory().as_os_str().to_owned();
-    name.push("-debug");
-    PathBuf::from(name)
-}
-
-fn fragment_key() -> Result<String> {
-    let path = paths::checkout().join(FRAGMENT);
-    let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    Ok(Sha256::digest(text)
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
-fn build(stock: &Kernel, toolchain: &Toolchain) -> Result<()> {
-    let directory = directory(stock);
+fn build(recipe: &Recipe, stock: &Kernel, toolchain: &Toolchain) -> Result<()> {
+    let name = recipe.name;
+    let directory = recipe.directory(stock);
     fs::create_dir_all(&directory)?;
     let tree = directory.join("tree");
     if !tree.is_dir() {
@@ -91,27 +168,33 @@ fn build(stock: &Kernel, toolchain: &Toolchain) -> Result<()> {
         fs::rename(&unpacked, &tree)?;
     }
 
-    ui::step("configuring the debug kernel");
+    ui::step(format!("configuring the {name} kernel"));
     fs::copy(
-        paths::checkout().join(FRAGMENT),
+        paths::checkout().join(recipe.fragment),
         tree.join("aegisfs.config"),
     )?;
-    fs::write(tree.join("localversion"), "-aegisfs-debug")?;
+    fs::write(tree.join("localversion"), format!("-aegisfs-{name}"))?;
     let log = directory.join("build.log");
     let make = |targets: &[&str]| -> Result<()> {
         let jobs = format!("-j{}", kernel::jobs());
         let mut command = toolchain.command(&tree, "nice")?;
-        command.args(["make", &jobs, LLVM]).args(targets);
+        command
+            .args(["make", &jobs])
+            .args(recipe.make)
+            .args(targets);
         cmd::run_logged(&mut command, &log)
     };
     make(&["tinyconfig"])?;
     let mut merge = toolchain.command(&tree, "scripts/kconfig/merge_config.sh")?;
     cmd::output(merge.args(["-m", ".config", "aegisfs.config"]))?;
     make(&["olddefconfig"])?;
-    check_config(&tree)?;
+    check_config(recipe, &tree)?;
 
-    ui::step("building the debug kernel (half an hour of processor time)");
-    make(&["bzImage", "modules"])?;
+    ui::step(format!(
+        "building the {name} kernel ({} minutes of processor time)",
+        recipe.cost
+    ));
+    make(recipe.targets)?;
     let release = cmd::output(
         toolchain
             .command(&tree, "cat")?
@@ -123,7 +206,7 @@ fn build(stock: &Kernel, toolchain: &Toolchain) -> Result<()> {
     make(&[&install, "modules_install"])?;
     let built = Built {
         release,
-        fragment: fragment_key()?,
+        fragment: recipe.key()?,
     };
     paths::write_atomically(
         &directory.join("built.json"),
@@ -131,9 +214,10 @@ fn build(stock: &Kernel, toolchain: &Toolchain) -> Result<()> {
     )
 }
 
-fn check_config(tree: &Path) -> Result<()> {
+fn check_config(recipe: &Recipe, tree: &Path) -> Result<()> {
     let config = fs::read_to_string(tree.join(".config")).context("read the configuration")?;
-    let missing: Vec<&str> = REQUIRED
+    let missing: Vec<&str> = recipe
+        .required
         .iter()
         .copied()
         .filter(|name| {
@@ -160,7 +244,7 @@ fn check_config(tree: &Path) -> Result<()> {
         ));
     }
     if config.lines().any(|line| line == "CONFIG_SLUB_TINY=y") {
-        bail!("SLUB_TINY is on, which leaves KASAN without slab checks");
+        bail!("SLUB_TINY is on: KASAN has no slab checks then, and allocations are slow");
     }
     Ok(())
 }

@@ -60,7 +60,7 @@ const TOOL_LINKS: &[(&str, &str)] = &[("mount.fuse.aegisfs", "aegisfs-fuse")];
 
 const HELPER: &str = "aegis-guest";
 /// Other programs of its package.
-const HELPERS: &[&str] = &["aegis-fsx"];
+const HELPERS: &[&str] = &["aegis-bench", "aegis-fsx"];
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What must be there for a run; what may be missing while the project grows is only warned about.
@@ -199,7 +199,7 @@ pub fn initramfs(
         )?;
     }
     add_tools(&mut archive, &format!("{overlay}/sbin"), &stage, demand)?;
-    for group in ["guest", "posix"] {
+    for group in ["bench", "guest", "posix"] {
         let tests = paths::checkout().join("tests").join(group);
         if tests.is_dir() {
             archive.tree(&format!("aegis/overlay/tests/{group}"), &tests)?;

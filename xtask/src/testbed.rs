@@ -39,7 +39,7 @@ impl Testbed {
     /// The debug kernel's checks take their time.
     pub fn patience(&self, timeout: Duration) -> Duration {
         match self.kernel.choice {
-            Choice::Stock => timeout,
+            Choice::Stock | Choice::Uml => timeout,
             Choice::Debug => timeout * 5,
         }
     }
@@ -56,6 +56,7 @@ impl Testbed {
             disks,
             stock_command_line: shape.stock_command_line,
             interactive: false,
+            directory: None,
         }
     }
 }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A virtual machine that runs commands, and that can lose its power at any moment.
 //!
-//! Boot: QEMU loads the kernel and the initramfs; its init (`qemu/guest`) mounts the root image
+//! Boot: QEMU (`qemu`) or a User-mode Linux (`uml`) loads the kernel and the initramfs; its init (`qemu/guest`) mounts the root image
 //! and answers on a virtio-serial port. `Vm::start` sends a command, `Vm::next` returns what it
 //! prints and how it ends. Dropping a `Vm` cuts its power.
 //!
 //! The kernel's console goes to a file. After every command the log is searched for reports of
 //! trouble (`console`): a run with an oops in it has failed, whatever the command said.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -22,26 +22,13 @@ use std::time::{Duration, Instant};
 use aegisfs_guest::proto::{self, FromGuest, ToGuest};
 use anyhow::{bail, ensure, Context, Result};
 
-use crate::kernel::Kernel;
+use crate::kernel::{Choice, Kernel};
+use crate::qemu::{self, Accelerator};
 use crate::toolchain::Toolchain;
-use crate::{console, paths, ui};
+use crate::{console, paths, ui, uml};
 
 /// Reports go to the console, and a kernel that has oopsed ends the VM at once.
-const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic";
-
-/// Emulation translates code once for each virtual address and executes every mitigation in
-/// full: fixed addresses and no mitigations make fork and exec four times faster. The VM's init
-/// starts the other processors: QEMU's emulation can die of a PCI device that moves, or of code
-/// that is patched, while another processor runs, and both happen while the kernel boots. On a
-/// loaded machine the kernel finds the timer late, and would take it for broken.
-const FAST_COMMAND_LINE: &str =
-    "maxcpus=1 norandmaps nokaslr init_on_alloc=0 randomize_kstack_offset=off \
-     hardened_usercopy=off lsm=capability mitigations=off nowatchdog \
-     no_timer_check rcupdate.rcu_cpu_stall_timeout=120";
-
-/// Emulation copies byte by byte where these instructions' flags are shown.
-const TCG_CPU: &str = "max,la57=off,-erms,-fsrm";
-const TCG: &str = "tcg,thread=multi,tb-size=512";
+pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic";
 
 /// A boot takes some seconds; other work on the machine may slow it down.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -78,6 +65,14 @@ pub struct Config {
     pub stock_command_line: bool,
     /// Connects a terminal of the VM with this one's.
     pub interactive: bool,
+    /// Where scratch disks lie; in none, where temporary files do.
+    pub directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Machine {
+    Qemu(Accelerator),
+    Uml,
 }
 
 /// What happened in the VM.
@@ -103,7 +98,8 @@ pub enum Outcome {
 }
 
 pub struct Vm {
-    qemu: Child,
+    /// The process that it runs in.
+    machine: Child,
     directory: RunDirectory,
     port: UnixStream,
     events: Receiver<FromGuest>,
@@ -115,11 +111,15 @@ struct RunDirectory {
 }
 
 impl RunDirectory {
-    fn create() -> Result<Self> {
+    /// In `base`, or where large temporary files belong.
+    fn create(base: Option<&Path>) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // A short path, since socket names may have 107 bytes, and on a disk, not in memory.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let base = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
+        let base = match base {
+            Some(base) => base.to_owned(),
+            None => std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
+        };
         remove_abandoned(&base);
         let path = base.join(format!("{RUN_PREFIX}{}-{number}", std::process::id()));
         paths::remove_tree(&path)?;
@@ -159,88 +159,49 @@ impl fmt::Display for BootFailure {
 
 impl std::error::Error for BootFailure {}
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Accelerator {
-    Kvm,
-    Tcg,
-}
-
 impl Vm {
     /// Starts the VM and waits until it takes commands.
     pub fn boot(config: &Config) -> Result<Vm> {
-        match chosen_accelerator()? {
+        if config.kernel.choice == Choice::Uml {
+            return Self::boot_with(config, Machine::Uml, BOOT_TIMEOUT);
+        }
+        match qemu::chosen_accelerator()? {
             Some(accelerator) => Self::boot_again_and_again(config, accelerator),
             None => {
                 // Only a boot shows whether hardware virtualisation works here.
-                let accelerator = match Self::boot_with(config, Accelerator::Kvm, KVM_PROBE_TIMEOUT)
-                {
+                let kvm = Machine::Qemu(Accelerator::Kvm);
+                let accelerator = match Self::boot_with(config, kvm, KVM_PROBE_TIMEOUT) {
                     Ok(vm) => {
-                        remember_accelerator(Accelerator::Kvm)?;
+                        qemu::remember_accelerator(Accelerator::Kvm)?;
                         return Ok(vm);
                     }
                     Err(_) => Accelerator::Tcg,
                 };
-                remember_accelerator(accelerator)?;
+                qemu::remember_accelerator(accelerator)?;
                 Self::boot_again_and_again(config, accelerator)
             }
         }
     }
 
     fn boot_again_and_again(config: &Config, accelerator: Accelerator) -> Result<Vm> {
+        let machine = Machine::Qemu(accelerator);
         for _ in 1..BOOT_ATTEMPTS {
-            match Self::boot_with(config, accelerator, BOOT_TIMEOUT) {
+            match Self::boot_with(config, machine, BOOT_TIMEOUT) {
                 Err(error) if error.is::<BootFailure>() => {
                     ui::warn(format!("booting again: {error}"));
                 }
                 other => return other,
             }
         }
-        Self::boot_with(config, accelerator, BOOT_TIMEOUT)
+        Self::boot_with(config, machine, BOOT_TIMEOUT)
     }
 
-    fn boot_with(config: &Config, accelerator: Accelerator, timeout: Duration) -> Result<Vm> {
-        let directory = RunDirectory::create()?;
-        let socket = directory.path.join("agent");
-        let listener = UnixListener::bind(&socket)
-            .with_context(|| format!("make the socket {}", socket.display()))?;
-        let arguments = arguments(config, accelerator, &directory.path)?;
-        // QEMU must not outlive this process, even when that is killed.
-        let mut command = config.toolchain.command_with(
-            &directory.path,
-            "setpriv",
-            &directory.path,
-            &directories(config, &directory.path)?,
-        )?;
-        command
-            .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
-            .args(arguments);
-        if !config.interactive {
-            command.stdin(Stdio::null());
-        }
-        let errors = directory.path.join("qemu.log");
-        command.stdout(if config.interactive {
-            Stdio::inherit()
-        } else {
-            Stdio::null()
-        });
-        command.stderr(File::create(&errors)?);
-        let mut qemu = command.spawn().context("start QEMU")?;
-
+    fn boot_with(config: &Config, machine: Machine, timeout: Duration) -> Result<Vm> {
+        let directory = RunDirectory::create(config.directory.as_deref())?;
         let start = Instant::now();
-        listener.set_nonblocking(true)?;
-        let port = loop {
-            if let Ok((port, _)) = listener.accept() {
-                break port;
-            }
-            if let Some(status) = qemu.try_wait()? {
-                let text = fs::read_to_string(&errors).unwrap_or_default();
-                bail!("QEMU did not start ({status}): {}", text.trim());
-            }
-            if start.elapsed() > timeout {
-                let _ = qemu.kill();
-                bail!("QEMU did not connect within {} s", timeout.as_secs());
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        let (machine, port) = match machine {
+            Machine::Qemu(accelerator) => start_qemu(config, accelerator, &directory, timeout)?,
+            Machine::Uml => start_uml(config, &directory)?,
         };
         port.set_nonblocking(false)?;
         let mut reader = BufReader::with_capacity(256 << 10, port.try_clone()?);
@@ -253,7 +214,7 @@ impl Vm {
             }
         });
         let mut vm = Vm {
-            qemu,
+            machine,
             directory,
             port,
             events,
@@ -271,7 +232,7 @@ impl Vm {
                     RecvTimeoutError::Disconnected => "it ended".to_owned(),
                 };
                 let _ = vm.wait_for_end(Duration::from_secs(1));
-                let errors = fs::read_to_string(vm.directory.path.join("qemu.log"))?;
+                let errors = fs::read_to_string(vm.directory.path.join("machine.log"))?;
                 let log = vm.console_log() + &errors;
                 let lines: Vec<&str> = log.lines().collect();
                 let tail = lines[lines.len().saturating_sub(30)..].join("\n");
@@ -367,8 +328,8 @@ impl Vm {
 
     /// Cuts the power: what the VM had not written to its disks is lost.
     pub fn cut_power(mut self) -> Result<()> {
-        self.qemu.kill().context("kill QEMU")?;
-        self.qemu.wait().context("wait for QEMU")?;
+        self.machine.kill().context("kill the VM")?;
+        self.machine.wait().context("wait for the VM")?;
         Ok(())
     }
 
@@ -418,11 +379,11 @@ impl Vm {
         console::first_report(&self.console_log())
     }
 
-    /// Waits for QEMU to end by itself.
+    /// Waits for the VM to end by itself.
     pub fn wait_for_end(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
-            if let Some(status) = self.qemu.try_wait()? {
+            if let Some(status) = self.machine.try_wait()? {
                 return Ok(status);
             }
             ensure!(
@@ -446,119 +407,76 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        let _ = self.machine.kill();
+        let _ = self.machine.wait();
     }
 }
 
-fn arguments(config: &Config, accelerator: Accelerator, directory: &Path) -> Result<Vec<OsString>> {
-    let mut arguments: Vec<OsString> = Vec::new();
-    let mut add = |items: &[&str]| arguments.extend(items.iter().map(OsString::from));
-    let (accelerator, cpu) = match accelerator {
-        Accelerator::Kvm => ("kvm", "host"),
-        Accelerator::Tcg => (TCG, TCG_CPU),
+/// Starts QEMU and returns it with the socket that the VM's agent talks over.
+fn start_qemu(
+    config: &Config,
+    accelerator: Accelerator,
+    directory: &RunDirectory,
+    timeout: Duration,
+) -> Result<(Child, UnixStream)> {
+    let socket = directory.path.join("agent");
+    let listener = UnixListener::bind(&socket)
+        .with_context(|| format!("make the socket {}", socket.display()))?;
+    let mut command = machine_command(config, directory, &directory.path)?;
+    command
+        .arg("qemu-system-x86_64")
+        .args(qemu::arguments(config, accelerator, &directory.path)?);
+    let (stdin, stdout) = match config.interactive {
+        true => (Stdio::inherit(), Stdio::inherit()),
+        false => (Stdio::null(), Stdio::null()),
     };
-    let command_line = match config.stock_command_line {
-        true => COMMAND_LINE.to_owned(),
-        false => format!("{COMMAND_LINE} {FAST_COMMAND_LINE}"),
-    };
-    add(&[
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-    ]);
-    add(&["-machine", "q35", "-accel", accelerator, "-cpu", cpu]);
-    add(&[
-        "-smp",
-        &config.cpus.to_string(),
-        "-m",
-        &format!("{}M", config.memory_mib),
-    ]);
-    add(&["-kernel", &config.kernel.image.display().to_string()]);
-    add(&[
-        "-initrd",
-        &config.initramfs.display().to_string(),
-        "-append",
-        &command_line,
-    ]);
-    let inside = |name: &str| directory.join(name).display().to_string();
-    add(&[
-        "-chardev",
-        &format!("file,id=console,path={}", inside("console")),
-    ]);
-    add(&["-serial", "chardev:console"]);
-    add(&[
-        "-chardev",
-        &format!("socket,id=agent,path={}", inside("agent")),
-    ]);
-    add(&["-device", "virtio-serial-pci"]);
-    add(&[
-        "-device",
-        &format!("virtserialport,chardev=agent,name={}", proto::PORT_NAME),
-    ]);
-    add(&[
-        "-qmp",
-        &format!("unix:{},server=on,wait=off", inside("monitor")),
-    ]);
-    if config.interactive {
-        add(&["-chardev", "stdio,id=terminal,signal=off"]);
-        add(&["-device", "virtconsole,chardev=terminal"]);
+    let errors = directory.path.join("machine.log");
+    command
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(File::create(&errors)?);
+    let mut machine = command.spawn().context("start QEMU")?;
+    let start = Instant::now();
+    listener.set_nonblocking(true)?;
+    loop {
+        if let Ok((port, _)) = listener.accept() {
+            return Ok((machine, port));
+        }
+        if let Some(status) = machine.try_wait()? {
+            let text = fs::read_to_string(&errors).unwrap_or_default();
+            bail!("QEMU did not start ({status}): {}", text.trim());
+        }
+        if start.elapsed() > timeout {
+            let _ = machine.kill();
+            bail!("QEMU did not connect within {} s", timeout.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
+}
 
-    // The host keeps what it was given when QEMU is killed, so nothing needs to reach its disk
-    // (cache=unsafe). A log must see the flushes, so there only the files below it ignore them.
-    let root = config.root_image.display().to_string();
-    let mut disks = vec![(
-        "aegis-root".to_owned(),
-        format!("file={},format=raw,snapshot=on,cache=unsafe", escape(&root)),
-    )];
-    for (index, disk) in config.disks.iter().enumerate() {
-        let number = index + 1;
-        let source = match disk {
-            Disk::Scratch { size } => {
-                let path = directory.join(format!("disk{number}.img"));
-                make_sparse(&path, *size)?;
-                format!(
-                    "file={},format=raw,cache=unsafe",
-                    escape(&path.display().to_string())
-                )
-            }
-            Disk::File { path, read_only } => {
-                ensure!(
-                    path.exists(),
-                    "the disk image {} does not exist",
-                    path.display()
-                );
-                let access = if *read_only { "on" } else { "off" };
-                let path = escape(&path.display().to_string());
-                format!("file={path},format=raw,readonly={access},cache=unsafe")
-            }
-            Disk::Logged { path, log } => {
-                File::create(log).with_context(|| format!("create {}", log.display()))?;
-                format!(
-                    "driver=blklogwrites,log-append=off,log-sector-size=512,cache=writeback,\
-                     file.driver=file,file.filename={},file.cache.no-flush=on,\
-                     log.driver=file,log.filename={},log.cache.no-flush=on",
-                    escape(&path.display().to_string()),
-                    escape(&log.display().to_string())
-                )
-            }
-        };
-        disks.push((format!("aegis-disk{number}"), source));
-    }
-    for (serial, source) in disks {
-        let drive = format!("if=none,id={serial},discard=unmap,{source}");
-        let device = format!("virtio-blk-pci,drive={serial},serial={serial}");
-        arguments.extend([
-            "-drive".into(),
-            drive.into(),
-            "-device".into(),
-            device.into(),
-        ]);
-    }
-    Ok(arguments)
+/// As `start_qemu`, for a kernel that is a program.
+fn start_uml(config: &Config, directory: &RunDirectory) -> Result<(Child, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = machine_command(config, directory, Path::new(uml::MEMORY))?;
+    command
+        .arg(&config.kernel.image)
+        .args(uml::arguments(config, &directory.path)?)
+        .stdin(OwnedFd::from(theirs))
+        .stdout(File::create(directory.path.join("machine.log"))?)
+        .stderr(File::create(directory.path.join("console"))?);
+    Ok((command.spawn().context("start the kernel")?, ours))
+}
+
+/// What runs a VM: it must not outlive this process, even when that is killed.
+fn machine_command(config: &Config, directory: &RunDirectory, temporary: &Path) -> Result<Command> {
+    let mut command = config.toolchain.command_with(
+        &directory.path,
+        "setpriv",
+        temporary,
+        &directories(config, &directory.path)?,
+    )?;
+    command.args(["--pdeathsig", "KILL", "--"]);
+    Ok(command)
 }
 
 /// The directories that QEMU has to see besides those of the toolchain.
@@ -578,53 +496,8 @@ fn directories(config: &Config, own: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// QEMU separates options by commas; a doubled one stands for itself.
-fn escape(path: &str) -> String {
-    path.replace(',', ",,")
-}
-
 pub fn make_sparse(path: &Path, size: u64) -> Result<()> {
     let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
     file.set_len(size)
         .with_context(|| format!("make {} {size} bytes long", path.display()))
-}
-
-/// How to run the VM: `AEGIS_ACCEL=kvm|tcg`, or what was found out since the machine started.
-/// None: it is not known yet.
-fn chosen_accelerator() -> Result<Option<Accelerator>> {
-    match std::env::var("AEGIS_ACCEL").as_deref() {
-        Ok("kvm") => return Ok(Some(Accelerator::Kvm)),
-        Ok("tcg") => return Ok(Some(Accelerator::Tcg)),
-        Ok(other) if other != "auto" => bail!("AEGIS_ACCEL is '{other}', not kvm, tcg or auto"),
-        _ => {}
-    }
-    if File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_err()
-    {
-        return Ok(Some(Accelerator::Tcg));
-    }
-    Ok(match fs::read_to_string(accelerator_record()?).as_deref() {
-        Ok("kvm") => Some(Accelerator::Kvm),
-        Ok("tcg") => Some(Accelerator::Tcg),
-        _ => None,
-    })
-}
-
-fn remember_accelerator(found: Accelerator) -> Result<()> {
-    let name = match found {
-        Accelerator::Kvm => "kvm",
-        Accelerator::Tcg => {
-            ui::warn("/dev/kvm is there but does not work: virtual machines are emulated");
-            "tcg"
-        }
-    };
-    paths::write_atomically(&accelerator_record()?, name.as_bytes())
-}
-
-fn accelerator_record() -> Result<PathBuf> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Ok(paths::cache()?.join(format!("accelerator-{}", boot.trim())))
 }

@@ -76,7 +76,7 @@ pub(super) unsafe fn create(
         let inode = InodeRef::from_raw(raw);
         bindings::inode_init_owner(idmap, raw, dir.raw(), mode);
         let mut attributes = Attributes::new();
-        to_result(bindings::security_inode_init_security(
+        to_result(bindings::aegisfs_init_security(
             raw,
             dir.raw(),
             &raw const (*dentry).__bindgen_anon_1.d_name,

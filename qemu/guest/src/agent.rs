@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -92,8 +93,12 @@ fn environment() -> Result<BTreeMap<String, String>> {
     Ok(variables)
 }
 
-/// The virtio-serial port by its name. The node can follow the driver by some moments.
+/// The line that the kernel's command line names, or the virtio-serial port by its name. The node
+/// can follow the driver by some moments.
 fn open_port() -> Result<File> {
+    if let Some(line) = std::env::var_os("AEGIS_PORT") {
+        return open_line(Path::new(&line));
+    }
     for _ in 0..500 {
         if let Some(device) = find_port() {
             return OpenOptions::new()
@@ -105,6 +110,20 @@ fn open_port() -> Result<File> {
         std::thread::sleep(Duration::from_millis(20));
     }
     bail!("no virtio-serial port named {}", proto::PORT_NAME)
+}
+
+/// A terminal line that carries frames: nothing is echoed or translated.
+fn open_line(path: &Path) -> Result<File> {
+    let line = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))?;
+    let mut mode = rustix::termios::tcgetattr(&line).context("the line's mode")?;
+    mode.make_raw();
+    rustix::termios::tcsetattr(&line, rustix::termios::OptionalActions::Now, &mode)?;
+    Ok(line)
 }
 
 fn find_port() -> Option<PathBuf> {

@@ -10,7 +10,7 @@
 //! demo that is lenient.
 
 mod bench;
-mod tree;
+pub mod tree;
 
 use std::fs;
 use std::path::Path;

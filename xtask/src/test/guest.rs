@@ -91,6 +91,7 @@ fn reproduction(testbed: &Testbed, script: &Script) -> String {
     let kernel = match testbed.kernel.choice {
         Choice::Stock => "",
         Choice::Debug => " --kernel debug",
+        Choice::Uml => " --kernel uml",
     };
     let shape = script.shape.arguments();
     let timeout = testbed.patience(script.timeout).as_secs();

@@ -38,7 +38,7 @@ use anyhow::Result;
 use crate::kernel::{Choice, Kernel};
 use crate::stage::{self, Demand};
 use crate::testbed::Testbed;
-use crate::{debug_kernel, posix, powercut, tidy, ui};
+use crate::{own_kernel, posix, powercut, tidy, ui};
 use guest::Part;
 use report::Report;
 
@@ -154,7 +154,7 @@ pub fn main(options: &Options) -> Result<ExitCode> {
 
 /// The debug kernel takes half an hour to build, so it is used where it is there.
 fn smoke_on_debug_kernel(stock: &Kernel, filter: &str, report: &mut Report) -> Result<()> {
-    if let Err(error) = debug_kernel::find(stock) {
+    if let Err(error) = own_kernel::find(Choice::Debug, stock) {
         report.skipped("guest-debug", &format!("{error:#}"));
         return Ok(());
     }
