@@ -24,7 +24,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use counted::Counted;
 use heal::Reports;
 
-pub use heal::{Copies, Mended};
+pub use heal::Copies;
 
 /// Where a chunk stands.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 //! Nodes and data: along the keys of all trees, a leaf or a piece of one at a time.
 
 use super::Step;
-use crate::cache::{Copies, Mended};
+use crate::cache::Copies;
 use crate::error::{Error, Result};
 use crate::format::health::ScrubPhase;
 use crate::format::key::{kind, Key, Pointer};
@@ -174,13 +174,17 @@ impl Fs {
         let mut good = Vec::try_filled(self.node_size, 0)?;
         let mut buf = Vec::try_filled(self.node_size, 0)?;
         let known = self.pool.cached(&seen.pointer);
-        let copies = Copies {
-            at: seen.pointer.addr,
-            fault: &|b| node::verify(b, &expected).err().map(DeviceEvent::from),
-            what: format_args!("tree {tree}, node of level {}", seen.level),
-        };
         let known = known.as_deref().map(|n| &**n);
-        let mended = self.pool.mend(&copies, known, &mut good, &mut buf);
+        let mended = self.pool.mend(
+            &Copies {
+                at: seen.pointer.addr,
+                fault: &|b| node::verify(b, &expected).err().map(DeviceEvent::from),
+                what: format_args!("tree {tree}, node of level {}", seen.level),
+            },
+            known,
+            &mut good,
+            &mut buf,
+        );
         step.found.done += seen.pointer.replicas().count() as u64 * self.node_size as u64;
         step.found.metadata_errors += u64::from(mended.bad);
         step.found.healed += u64::from(mended.healed);
@@ -261,12 +265,16 @@ impl Fs {
         let mut good = Vec::try_filled(BLOCK_SIZE, 0)?;
         let mut buf = Vec::try_filled(BLOCK_SIZE, 0)?;
         let byte = block.saturating_mul(BLOCK_SIZE as u64);
-        let copies = Copies {
-            at: extent.addr,
-            fault: &|b| (crc32(0, b) != sum).then_some(DeviceEvent::ChecksumError),
-            what: format_args!("inode {ino}, data at byte {byte}"),
-        };
-        let mended: Mended = self.pool.mend(&copies, None, &mut good, &mut buf);
+        let mended = self.pool.mend(
+            &Copies {
+                at: extent.addr,
+                fault: &|b| (crc32(0, b) != sum).then_some(DeviceEvent::ChecksumError),
+                what: format_args!("inode {ino}, data at byte {byte}"),
+            },
+            None,
+            &mut good,
+            &mut buf,
+        );
         step.found.data_errors += u64::from(mended.bad);
         step.found.healed += u64::from(mended.healed);
         if !mended.good {

@@ -15,7 +15,7 @@ use crate::format::key::POOL_TREE;
 use crate::format::node::LEVEL_MAX;
 use crate::format::superblock::COMPAT_HEALTH;
 use crate::types::{DeviceStats, ScrubDamage, ScrubState, ScrubStatus};
-use aegisfs_platform::{monotonic_ms, CondVar, LockClass, Mutex, Vec};
+use aegisfs_platform::{monotonic_ms, try_box, Box, CondVar, LockClass, Mutex, Vec};
 
 /// Levels that a tree can have.
 pub const LEVELS: usize = LEVEL_MAX as usize + 1;
@@ -59,7 +59,7 @@ struct Counted {
 /// State of health of a mounted volume.
 pub struct Health {
     /// The scrub job.
-    pub job: Mutex<Job>,
+    pub job: Mutex<Box<Job>>,
     /// Something about the job has changed.
     pub changed: CondVar,
     devices: Mutex<Vec<Counted>>,
@@ -73,7 +73,7 @@ impl Health {
             counted.try_push(Counted::default())?;
         }
         Ok(Self {
-            job: Mutex::try_new(LockClass::Leaf, Job::default())?,
+            job: Mutex::try_new(LockClass::Leaf, try_box(Job::default())?)?,
             changed: CondVar::try_new()?,
             devices: Mutex::try_new(LockClass::Leaf, counted)?,
         })

@@ -232,7 +232,7 @@ pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
         readers: Mutex::try_new(LockClass::Leaf, Readers::default())?,
         wake: Mutex::try_new(LockClass::Leaf, wake)?,
         wake_up: CondVar::try_new()?,
-        health: try_box(Health::new(pool.devices())?)?,
+        health: new_health(pool.devices())?,
         options: Mutex::try_new(LockClass::Leaf, *parts.options)?,
         read_only: AtomicBool::new(false),
         stopped: AtomicBool::new(false),
@@ -306,6 +306,11 @@ fn new_state(pool: &Arc<Pool>, generation: u64, sequence: u64) -> Result<Box<RwL
         quota: new_quota()?,
     };
     Ok(try_box(RwLock::try_new(LockClass::Trees, state)?)?)
+}
+
+#[inline(never)]
+fn new_health(devices: usize) -> Result<Box<Health>> {
+    Ok(try_box(Health::new(devices)?)?)
 }
 
 #[inline(never)]
