@@ -205,10 +205,13 @@ impl Fs {
 
     /// Does what is due in the background; gives the milliseconds until it wants to be called again.
     pub fn background(&self) -> u64 {
-        if self.writable().is_err() || self.pool.frozen.load(Relaxed) {
+        if self.writable().is_err() {
             return IDLE_MS;
         }
         let interval = u64::from(self.options.lock().commit_secs.max(1)) * 1000;
+        if self.pool.frozen.load(Relaxed) {
+            return interval;
+        }
         let (due, last) = {
             let mut wake = self.wake.lock();
             (core::mem::take(&mut wake.due), wake.last_checkpoint)

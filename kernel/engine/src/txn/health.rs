@@ -14,7 +14,7 @@ use crate::format::health::{
 use crate::format::key::POOL_TREE;
 use crate::format::node::LEVEL_MAX;
 use crate::format::superblock::COMPAT_HEALTH;
-use crate::types::{DeviceStats, ScrubDamage, ScrubState, ScrubStatus};
+use crate::types::{DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus};
 use aegisfs_platform::{monotonic_ms, try_box, Box, CondVar, LockClass, Mutex, Vec};
 
 /// Levels that a tree can have.
@@ -126,6 +126,11 @@ impl Fs {
         let devices = self.health.devices.lock();
         let counted = devices.get(device as usize)?;
         Some(counted.before.plus(&now.since(&counted.reset)))
+    }
+
+    /// Counts what went wrong in I/O that the host did by itself. Takes no lock.
+    pub fn note_device(&self, device: u32, event: DeviceEvent) {
+        self.pool.note_device(device, event);
     }
 
     /// Sets the counters of a device to zero; gives what they were.
