@@ -310,8 +310,8 @@ impl Fs {
             );
             return (IDLE_MS, true);
         }
-        if job.status.limit > 0 {
-            let ms = step.found.done.saturating_mul(1000) / job.status.limit;
+        let ms = step.found.done.saturating_mul(1000);
+        if let Some(ms) = ms.checked_div(job.status.limit) {
             job.not_before = job.not_before.max(now).saturating_add(ms);
         }
         let store = lost > 0 || now.saturating_sub(job.stored_at) >= STORE_MS;

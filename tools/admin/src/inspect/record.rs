@@ -123,6 +123,14 @@ pub fn describe(key: &Key, value: &[u8]) -> Option<String> {
             });
             format!("grace times: {}", text.collect::<Vec<_>>().join("; "))
         }
+        kind::SCRUB | kind::SCRUB_DAMAGE | kind::DEVICE_STATS => describe_health(key, value)?,
+        _ => format!("{} bytes", value.len()),
+    })
+}
+
+/// Records of health in words.
+fn describe_health(key: &Key, value: &[u8]) -> Option<String> {
+    Some(match key.kind {
         kind::SCRUB => {
             let (s, cursor) = decode_scrub(value)?;
             format!(
@@ -148,11 +156,10 @@ pub fn describe(key: &Key, value: &[u8]) -> Option<String> {
             let d = decode_scrub_damage(value)?;
             format!("inode {}, {} blocks at {}", d.ino, d.blocks, d.block)
         }
-        kind::DEVICE_STATS => {
+        _ => {
             let stats = decode_device_stats(value)?;
             let text = DeviceEvent::ALL.map(|e| format!("{} {}", e.as_str(), stats.get(e)));
             format!("device {}: {}", key.object, text.join(" "))
         }
-        _ => format!("{} bytes", value.len()),
     })
 }
