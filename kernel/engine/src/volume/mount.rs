@@ -10,8 +10,7 @@ use crate::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
 use crate::format::superblock::{
     SuperFault, Superblock, COMPAT_HEALTH, INCOMPAT_KNOWN, INCOMPAT_UNDO, RO_COMPAT_KNOWN,
-    RO_COMPAT_QUOTA,
-    TABLE_OFFSET,
+    RO_COMPAT_QUOTA, TABLE_OFFSET,
 };
 use crate::space::{table_digest, Readers, Space, SpaceConfig, TablePage};
 use crate::txn::checkpoint::Checkpointer;
