@@ -37,7 +37,6 @@ int		aegisfs_init_security(struct inode *inode, struct inode *dir,
 /* threads, work, shrinker */
 struct task_struct *aegisfs_kthread_create(int (*fn)(void *), void *data, const char *name,
 					   const char *id);
-void		aegisfs_task_background(struct task_struct *task);
 void		aegisfs_work_init(struct work_struct *work, work_func_t fn);
 bool		aegisfs_work_queue(struct workqueue_struct *wq, struct work_struct *work);
 struct workqueue_struct *aegisfs_workqueue_create(const char *name, const char *id);

@@ -8,8 +8,8 @@
 //! With 0 rounds there is one turn, of the given kind from 0 to 3: for callgrind.
 
 use aegisfs_engine::{
-    format_volume, FormatOptions, Fs, MountOptions, NewInode, Owner, QuotaType, QuotaTypes, Result,
-    SetQuota, MODE_FILE, ROOT_INO,
+    format_volume, FormatOptions, Fs, MountOptions, NewInode, Owner, QuotaType, Result, SetQuota,
+    MODE_FILE, ROOT_INO,
 };
 use aegisfs_sim::disk::SimDisk;
 
@@ -33,16 +33,13 @@ fn churn(fs: &Fs, files: u32) -> Result<()> {
         gid: owner.gid,
         ..NewInode::default()
     };
-    let hold = |space, inodes| fs.quota_hold(&owner, QuotaTypes::MAX, space, inodes, false);
     let mut made = vec![];
     for i in 0..files {
         let name = format!("file {i}");
-        let held = hold(0, 1)?;
-        let ino = fs.create(ROOT_INO, name.as_bytes(), &new)?.ino;
-        fs.quota_release(&held);
-        let held = hold(512, 0)?;
-        fs.write(ino, 0, name.as_bytes())?;
-        fs.quota_release(&held);
+        let create = || fs.create(ROOT_INO, name.as_bytes(), &new);
+        let ino = fs.with_quota(&owner, 0, 1, false, create)?.ino;
+        let write = || fs.write(ino, 0, name.as_bytes());
+        fs.with_quota(&owner, 512, 0, false, write)?;
         made.push((name, ino));
     }
     fs.sync()?;

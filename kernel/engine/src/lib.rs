@@ -24,7 +24,6 @@ extern crate std;
 
 mod btree;
 mod cache;
-pub mod control;
 // Userspace only: sorting large tables needs more stack than a kernel thread has.
 #[cfg(not(MODULE))]
 pub mod check;
@@ -34,7 +33,6 @@ pub mod format;
 mod fs;
 mod map;
 mod object;
-mod scrub;
 mod space;
 #[cfg(test)]
 mod testing;

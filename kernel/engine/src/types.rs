@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the facade takes and gives: plain values, no borrowed state.
 
-mod health;
-
 use aegisfs_platform::Vec;
-
-pub use health::{DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus};
 
 /// Bytes in a data block, the unit of allocation and of data checksums.
 pub const BLOCK_SIZE: usize = 4096;
@@ -418,6 +414,14 @@ pub struct Quota {
     pub space_deadline: i64,
     /// The same for inodes.
     pub inodes_deadline: i64,
+}
+
+impl Quota {
+    /// Some limit is set.
+    #[must_use]
+    pub const fn is_limited(&self) -> bool {
+        (self.space_hard | self.space_soft | self.inodes_hard | self.inodes_soft) != 0
+    }
 }
 
 /// What to change of a [`Quota`]; `None` leaves as is.

@@ -143,7 +143,9 @@ impl Inode {
 
     /// Begins a write, if limits bind the current task.
     pub(super) fn pin_quota(&self) -> Pin<'_> {
-        if !self.volume().fs.quota_enforced() || exempt() {
+        let fs = &self.volume().fs;
+        // Where the limits cannot be read, holding says so.
+        if !fs.quota_enforced() || exempt() || matches!(fs.quota_binds(&self.owner()), Ok(false)) {
             return Pin(None);
         }
         self.state().held.lock().pins += 1;

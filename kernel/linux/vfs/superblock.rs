@@ -156,26 +156,23 @@ unsafe extern "C" fn sync_fs(sb: *mut bindings::super_block, wait: c_int) -> c_i
 }
 
 /// Everything is written and no writer is active: a checkpoint leaves nothing for the background
-/// thread to do until the next change. Scrub and healing rest until the end.
+/// thread to do until the next change.
 unsafe extern "C" fn freeze_fs(sb: *mut bindings::super_block) -> c_int {
     // SAFETY: A mounted super block.
     let volume = unsafe { Volume::of(sb) };
-    volume.fs.set_frozen(true);
     if volume.fs.is_read_only() {
         return 0;
     }
-    from_result(|| match volume.fs.checkpoint() {
-        Ok(()) => Ok(0),
-        Err(e) => {
-            volume.fs.set_frozen(false);
-            Err(volume.errno(e))
-        }
+    from_result(|| {
+        volume
+            .fs
+            .checkpoint()
+            .map_err(|e| volume.errno(e))
+            .map(|()| 0)
     })
 }
 
-unsafe extern "C" fn unfreeze_fs(sb: *mut bindings::super_block) -> c_int {
-    // SAFETY: A mounted super block.
-    unsafe { Volume::of(sb) }.fs.set_frozen(false);
+unsafe extern "C" fn unfreeze_fs(_sb: *mut bindings::super_block) -> c_int {
     0
 }
 

@@ -48,7 +48,6 @@ impl Problem {
             Self::RecordInvalid { .. } => ("record-invalid", Error, None),
             Self::RecordUnknown { .. } => ("record-unknown", Error, None),
             Self::QuotaRecord { .. } => ("quota-record", Error, Some(Counters)),
-            Self::HealthRecord { .. } => ("health-record", Warning, Some(Counters)),
             Self::QuotaUsage { .. } => ("quota-usage", Warning, Some(Counters)),
             Self::InodeCount { .. } => ("inode-count", Warning, Some(Counters)),
             Self::NextInode { .. } => ("next-inode", Error, Some(Inodes)),
@@ -127,9 +126,7 @@ impl Problem {
             | Self::FreeTotal { .. }
             | Self::InodeCount { .. }
             | Self::NextInode { .. } => Object::Volume,
-            Self::QuotaRecord { .. } | Self::HealthRecord { .. } => {
-                Object::Tree { tree: POOL_TREE }
-            }
+            Self::QuotaRecord { .. } => Object::Tree { tree: POOL_TREE },
             Self::QuotaUsage { of, id, .. } => Object::Quota { of, id },
             Self::TableCopy { .. } | Self::TableLost { .. } | Self::TableStale => {
                 Object::ChunkTable
@@ -310,11 +307,6 @@ impl fmt::Display for Problem {
             Self::RecordUnknown { key, .. } => write!(
                 f,
                 "the record ({}, {}, {}) does not belong there",
-                key.object, key.kind, key.offset
-            ),
-            Self::HealthRecord { key } => write!(
-                f,
-                "the record of the scrub job or of counters of a device ({}, kind {}, {}) is damaged",
                 key.object, key.kind, key.offset
             ),
             Self::QuotaRecord { key } => write!(

@@ -11,7 +11,7 @@ use crate::format::key::{kind, Key};
 use crate::format::record::{valid_name, Dirent, COOKIE_SLOTS, DIRENT_MAX};
 use crate::txn::{Class, Fs, Tx, TREE};
 use crate::types::{
-    file_type, Attr, DirEntry, NewInode, Time, LINK_MAX, MODE_DIR, MODE_TYPE, NAME_MAX, ROOT_INO,
+    file_type, Attr, DirEntry, NewInode, Time, LINK_MAX, MODE_DIR, MODE_TYPE, NAME_MAX,
 };
 use aegisfs_platform::Vec;
 
@@ -80,41 +80,6 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// Longest path that [`Fs::path_of`] gives, in bytes.
-const PATH_MAX: usize = 4096;
-
-impl Fs {
-    /// A path of an inode from the root of the volume, by the name that its inode remembers. It takes
-    /// as long as the directories on the way are large.
-    ///
-    /// # Errors
-    /// `NotFound` for an inode without a name there, `NameTooLong`, `Stale`.
-    pub fn path_of(&self, ino: u64) -> Result<Vec<u8>> {
-        let mut path = Vec::new();
-        let mut at = ino;
-        while at != ROOT_INO {
-            let parent = self.getattr(at)?.parent;
-            let mut found = Err(Error::NotFound);
-            self.readdir(parent, 0, &mut |entry| {
-                if entry.ino == at {
-                    found = Vec::try_from_slice(entry.name).map_err(Error::from);
-                }
-                entry.ino != at
-            })?;
-            // Before what is there already.
-            let mut longer = Vec::try_from_slice(b"/")?;
-            longer.try_extend_from_slice(&found?)?;
-            longer.try_extend_from_slice(&path)?;
-            if longer.len() > PATH_MAX {
-                return Err(Error::NameTooLong);
-            }
-            path = longer;
-            at = parent;
-        }
-        Ok(path)
-    }
-}
-
 impl Fs {
     fn probe_range(&self, dir: u64, name: &[u8]) -> (Key, Key) {
         let first = self.name_cookie(name);
@@ -177,7 +142,7 @@ impl Fs {
     pub fn create(&self, dir: u64, name: &[u8], new: &NewInode<'_>) -> Result<Attr> {
         check_name(name)?;
         let mut tx = self.begin(Class::Grow)?;
-        let mut parent = live_directory(&tx, dir)?;
+        let mut parent = live_directory(&mut tx, dir)?;
         let Err(cookie) = self.probe(&tx, dir, name)? else {
             return Err(Error::Exists);
         };
@@ -196,7 +161,7 @@ impl Fs {
     pub fn link(&self, ino: u64, dir: u64, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
         let mut tx = self.begin(Class::Grow)?;
-        let mut parent = live_directory(&tx, dir)?;
+        let mut parent = live_directory(&mut tx, dir)?;
         let mut attr = tx.inode(ino)?;
         if attr.mode & MODE_TYPE == MODE_DIR {
             return Err(Error::Invalid);
@@ -241,7 +206,7 @@ impl Fs {
     fn remove(&self, dir: u64, name: &[u8], want_dir: bool) -> Result<Attr> {
         check_name(name)?;
         let mut tx = self.begin(Class::Reserve)?;
-        let mut parent = directory(&tx, dir)?;
+        let mut parent = directory(&mut tx, dir)?;
         let Ok(found) = self.probe(&tx, dir, name)? else {
             return Err(Error::NotFound);
         };
@@ -351,7 +316,7 @@ pub fn dangling(error: Error) -> Error {
 }
 
 /// A directory's inode.
-pub fn directory(tx: &Tx<'_>, dir: u64) -> Result<Attr> {
+pub fn directory(tx: &mut Tx<'_>, dir: u64) -> Result<Attr> {
     let attr = tx.inode(dir)?;
     if attr.mode & MODE_TYPE == MODE_DIR {
         Ok(attr)
@@ -361,7 +326,7 @@ pub fn directory(tx: &Tx<'_>, dir: u64) -> Result<Attr> {
 }
 
 /// A directory that can get new entries: not removed.
-pub fn live_directory(tx: &Tx<'_>, dir: u64) -> Result<Attr> {
+pub fn live_directory(tx: &mut Tx<'_>, dir: u64) -> Result<Attr> {
     let attr = directory(tx, dir)?;
     if attr.nlink == 0 {
         return Err(Error::NotFound);

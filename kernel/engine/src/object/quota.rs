@@ -17,6 +17,7 @@ use crate::types::{
     Attr, Mapping, Owner, Quota, QuotaState, QuotaType, QuotaTypes, SetAttr, SetQuota, Time,
     BLOCK_SIZE, MODE_FILE, MODE_TYPE,
 };
+use aegisfs_platform::MutexGuard;
 use core::sync::atomic::Ordering::Relaxed;
 
 /// A promise within the limits of an owner. Give it back with [`Fs::quota_release`].
@@ -58,6 +59,27 @@ impl Entry {
             q.inodes_deadline,
         )
     }
+}
+
+/// The quotas in memory, an owner's of these types among them.
+fn with_quotas<'a>(
+    state: &'a State,
+    owner: &Owner,
+    types: QuotaTypes,
+    io: Io,
+) -> Result<MutexGuard<'a, Quotas>, Walk> {
+    let mut table = state.quota.table.lock();
+    for of in each(types) {
+        let id = owner.id(of);
+        if table.get(of, id).is_none() {
+            drop(table);
+            let quota = read_record(state, of, id, io)?.unwrap_or_default();
+            table = state.quota.table.lock();
+            let inserted = table.insert(of, id, quota);
+            inserted.map_err(|e| Walk::Failed(e.into()))?;
+        }
+    }
+    Ok(table)
 }
 
 /// The types in a set.
@@ -204,6 +226,27 @@ impl Fs {
         Ok(())
     }
 
+    /// Whether any limit binds an owner. A limit that is set later does not count what operations use
+    /// that began before.
+    ///
+    /// # Errors
+    /// What reading the pool tree gives.
+    pub fn quota_binds(&self, owner: &Owner) -> Result<bool> {
+        let types = self.quota_enforced.load(Relaxed);
+        if types == 0 {
+            return Ok(false);
+        }
+        self.read_trees(|state, io| {
+            let table = with_quotas(state, owner, types, io)?;
+            let limited = |of| {
+                let entry = table.get(of, owner.id(of));
+                entry.is_some_and(|e| e.quota.is_limited())
+            };
+            let limited = each(types).any(limited);
+            Ok(limited)
+        })
+    }
+
     /// Promises space (in bytes) and inodes to an owner, in those of the types that are enforced.
     /// `exempt`: for somebody whom limits do not bind.
     ///
@@ -222,16 +265,7 @@ impl Fs {
             return Ok(QuotaHold::default());
         }
         self.read_trees(|state, io| {
-            let mut table = state.quota.table.lock();
-            let absent = |t: &Quotas| each(types).find(|of| t.get(*of, owner.id(*of)).is_none());
-            while let Some(of) = absent(&table) {
-                drop(table);
-                let id = owner.id(of);
-                let quota = read_record(state, of, id, io)?.unwrap_or_default();
-                table = state.quota.table.lock();
-                let inserted = table.insert(of, id, quota);
-                inserted.map_err(|e| Walk::Failed(e.into()))?;
-            }
+            let mut table = with_quotas(state, owner, types, io)?;
             let admits = |of| {
                 table
                     .get(of, owner.id(of))
@@ -282,7 +316,10 @@ impl Fs {
         exempt: bool,
         operation: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let hold = self.quota_hold(owner, QuotaTypes::MAX, space, inodes, exempt)?;
+        if exempt || !self.quota_binds(owner)? {
+            return operation();
+        }
+        let hold = self.quota_hold(owner, QuotaTypes::MAX, space, inodes, false)?;
         let result = operation();
         self.quota_release(&hold);
         result

@@ -25,7 +25,7 @@ struct Parents {
 impl Parents {
     /// Boxed, because kernel stacks are small.
     #[inline(never)]
-    fn read(tx: &Tx<'_>, from_dir: u64, to_dir: u64) -> Result<Box<Self>> {
+    fn read(tx: &mut Tx<'_>, from_dir: u64, to_dir: u64) -> Result<Box<Self>> {
         let mut parents = try_box(Self {
             from: directory(tx, from_dir)?,
             to: None,
@@ -70,7 +70,7 @@ impl Fs {
         check_name(from)?;
         check_name(to)?;
         let mut tx = self.begin(Class::Grow)?;
-        let mut parents = Parents::read(&tx, from_dir, to_dir)?;
+        let mut parents = Parents::read(&mut tx, from_dir, to_dir)?;
         let Ok(source) = self.probe(&tx, from_dir, from)? else {
             return Err(Error::NotFound);
         };

@@ -16,7 +16,6 @@
 //! 4. Lock order: checkpoint, trees, space, journal, cache, leaf.
 
 pub mod checkpoint;
-pub mod health;
 pub mod journal;
 pub mod quota;
 pub mod recovery;
@@ -35,7 +34,6 @@ use aegisfs_platform::{
 };
 use checkpoint::Checkpointer;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
-use health::Health;
 use journal::Journal;
 use quota::QuotaPart;
 
@@ -74,7 +72,6 @@ pub struct Fs {
     pub(crate) readers: Mutex<Readers>,
     pub(crate) wake: Mutex<Wake>,
     pub(crate) wake_up: CondVar,
-    pub(crate) health: Box<Health>,
     pub(crate) options: Mutex<MountOptions>,
     /// No changes, by the mount's wish.
     pub(crate) read_only: AtomicBool,
@@ -200,6 +197,7 @@ impl Fs {
             if fits {
                 drop(space);
                 let record = core::mem::take(&mut state.spare);
+                quota::begin(&mut state);
                 return Ok(Tx {
                     fs: self,
                     state,
@@ -323,7 +321,7 @@ impl Tx<'_> {
 
     /// Reads an inode as it was before this operation.
     #[inline(never)]
-    pub fn inode(&self, ino: u64) -> Result<Attr> {
+    pub fn inode(&mut self, ino: u64) -> Result<Attr> {
         let mut attr = None;
         let found = self.get(&Key::new(ino, kind::INODE, 0), &mut |b| {
             attr = decode_inode(ino, b);
@@ -331,7 +329,9 @@ impl Tx<'_> {
         if !found {
             return Err(Error::Stale);
         }
-        attr.ok_or(Error::Corrupt)
+        let attr = attr.ok_or(Error::Corrupt)?;
+        quota::know(&mut self.state, &attr)?;
+        Ok(attr)
     }
 
     /// Stores an inode. Not inlined for its buffer, as `inode` is not.
@@ -386,7 +386,6 @@ fn prepare(
     frees: usize,
 ) -> Result<u64> {
     let mut levels = 0;
-    quota::begin(state);
     for step in Steps(record) {
         let step = step.map_err(|()| Error::Corrupt)?;
         match step {

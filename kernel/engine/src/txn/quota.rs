@@ -103,7 +103,9 @@ impl Quotas {
         let q = &mut entry.quota;
         q.space = q.space.saturating_add_signed(delta.space);
         q.inodes = q.inodes.saturating_add_signed(delta.inodes);
-        q.set_deadlines(&grace.unwrap_or_default());
+        if q.is_limited() {
+            q.set_deadlines(&grace.unwrap_or_default());
+        }
         Ok(())
     }
 }
@@ -164,7 +166,7 @@ impl From<&Attr> for Charge {
 #[derive(Default)]
 pub struct Work {
     deltas: Vec<Delta>,
-    /// Inodes that the record has touched so far, as it leaves them.
+    /// Inodes that the operation has read or the record has touched so far, as that leaves them.
     seen: Vec<(u64, Option<Charge>)>,
 }
 
@@ -241,11 +243,24 @@ pub fn read_record(state: &State, of: QuotaType, id: u32, io: Io) -> Result<Opti
     Ok(found.then_some(quota.unwrap_or_default()))
 }
 
-/// Begins with what a record will change. Then [`step`] for each of its steps, [`prepare`], and, once
-/// the steps are applied, [`apply`].
+/// Begins with what a record will change, with the trees held exclusively until it is applied. Then
+/// [`know`] for inodes that happen to be read, [`step`] for each of the record's steps, [`prepare`], and,
+/// once the steps are applied, [`apply`].
 pub fn begin(state: &mut State) {
     state.quota.work.deltas.clear();
     state.quota.work.seen.clear();
+}
+
+/// Notes what an inode in the tree counts for, which spares [`step`] to look for it.
+pub fn know(state: &mut State, attr: &Attr) -> Result<()> {
+    if !state.quota.on {
+        return Ok(());
+    }
+    let seen = &mut state.quota.work.seen;
+    if seen.iter().all(|(ino, _)| *ino != attr.ino) {
+        seen.try_push((attr.ino, Some(Charge::from(attr))))?;
+    }
+    Ok(())
 }
 
 /// Makes the way to a record that a step puts or deletes ready for it, and notes what the step will
@@ -266,22 +281,22 @@ pub fn step(
     }
     let ino = key.object;
     let charge = |b: &[u8]| inode_charge(b).map(|(owner, space)| Charge { owner, space });
-    let mut old = None;
-    let mut see = |b: &[u8]| old = charge(b);
-    let level = state.trees.dirty_value(tree, key, space, &mut see)?;
     let new = match value {
         Some(b) => Some(charge(b).ok_or(Error::Corrupt)?),
         None => None,
     };
-    let work = &mut state.quota.work;
-    match work.seen.iter_mut().find(|(i, _)| *i == ino) {
-        // An earlier step of the record has changed it already.
-        Some((_, seen)) => old = core::mem::replace(seen, new),
-        // Most inodes that change count for what they did: parents, above all.
-        None if old == new => return Ok(level),
-        None => work.seen.try_push((ino, new))?,
+    let seen = &mut state.quota.work.seen;
+    let known = seen.iter_mut().find(|(i, _)| *i == ino);
+    if let Some((_, known)) = known {
+        let old = core::mem::replace(known, new);
+        state.quota.work.note(old, new)?;
+        return state.trees.dirty_path(tree, key, space);
     }
-    work.note(old, new)?;
+    let mut old = None;
+    let mut see = |b: &[u8]| old = charge(b);
+    let level = state.trees.dirty_value(tree, key, space, &mut see)?;
+    state.quota.work.seen.try_push((ino, new))?;
+    state.quota.work.note(old, new)?;
     Ok(level)
 }
 

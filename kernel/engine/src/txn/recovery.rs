@@ -10,7 +10,7 @@
 //! Nothing is written before the whole journal is applied in memory and checkpointed; a crash during
 //! recovery finds what this one found.
 
-use super::{apply, prepare, State};
+use super::{apply, prepare, quota, State};
 use crate::cache::Pool;
 use crate::error::{Error, Result};
 use crate::format::journal::{split_record, EntryHeader, Step, Steps, ENTRY_HEADER, ENTRY_MAX};
@@ -215,6 +215,7 @@ impl Replay {
                 }
             }
             let mut space = space.lock();
+            quota::begin(state);
             prepare(state, &mut space, record, puts, frees)?;
             apply(state, &mut space, record)?;
             state.sequence += 1;
