@@ -247,7 +247,9 @@ fn original(seed: u64, data_replicas: u8) -> std::result::Result<Original, Strin
     let mut groups: HashMap<&'static str, Vec<Vec<u32>>> = HashMap::new();
     // A replica is not read while the first copy is good.
     let used = |pages: &Vec<u32>| pages.iter().any(|n| read.contains(*n));
-    for ((kind, _), pages) in by_content.into_iter().filter(|(_, p)| used(p)) {
+    for ((kind, _), mut pages) in by_content.into_iter().filter(|(_, p)| used(p)) {
+        // First one that is in use for certain: others may be freed blocks of equal content.
+        pages.sort_by_key(|n| (!read.contains(*n), *n));
         let name = KINDS.iter().find(|(k, _)| *k == kind).map_or("", |k| k.1);
         groups.entry(name).or_default().push(pages);
     }
