@@ -34,9 +34,9 @@ pub fn arguments(config: &Config, directory: &Path) -> Result<Vec<OsString>> {
     arguments.push("seccomp=on".into());
     arguments.push(format!("initrd={}", config.initramfs.display()).into());
     arguments.push(
-        // What is written to the root image goes to a file beside it.
+        // What is written to the root image goes to a file beside it, so others may use it too: no lock.
         format!(
-            "ubd0={},{},aegis-root",
+            "ubd0c={},{},aegis-root",
             directory.join("root.cow").display(),
             config.root_image.display()
         )
