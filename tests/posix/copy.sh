@@ -13,7 +13,7 @@ id tests > /dev/null 2>&1 || useradd --no-create-home --user-group tests
 make_tree() {
 	mkdir -p "$SOURCE"
 	cd "$SOURCE"
-	python3 - "$(by_size 100 2000)" <<- 'END'
+	python3 - "$(by_size 100 2000)" "$(by_size 40 300)" <<- 'END'
 		import os, random, socket, sys
 		rng = random.Random(3)
 		count = int(sys.argv[1])
@@ -39,8 +39,9 @@ make_tree() {
 		for name in ["\xff" * 255, b"\x01\x7f\n \\*", "ü" * 127, "-rf", " "]:
 		    open(name if isinstance(name, bytes) else name.encode("latin-1" if name[0] == "\xff" else "utf-8"), "w").close()
 		with open("sparse", "wb") as f:
-		    f.truncate(300 << 20)
-		    for at in (0, 1 << 20, 150 << 20, (300 << 20) - 5): f.seek(at); f.write(b"data!")
+		    size = int(sys.argv[2]) << 20
+		    f.truncate(size)
+		    for at in (0, 1 << 20, size // 2, size - 5): f.seek(at); f.write(b"data!")
 	END
 	setfacl -m u:tests:rw,g:nogroup:r dir0/sub0/file0 2> /dev/null || setfacl -m u:tests:rw,g:nogroup:r dir0
 	setfacl -d -m u:tests:rwx,g:nogroup:rx dir1

@@ -77,9 +77,14 @@ state() {
 	(cd $OVL && find . -printf '%p %y %m %U %G %s\n' | sort && find . -type f | sort | xargs sha256sum &&
 		getfattr -d both && getfacl -n dir/file1)
 }
-check "lower and upper" work "redirect_dir=off"
-check "redirect_dir, index, metacopy, xino" work "redirect_dir=on,index=on,metacopy=on,xino=on"
-if ! is_fuse; then
+if is_fuse; then
+	# An epoch of 0 in fuse_dentry_init(), which only a lookup by name replaces.
+	for case in "lower and upper" "redirect_dir, index, metacopy, xino" nfs_export; do
+		skipped "$case" "what overlayfs finds by handle, the kernel's FUSE client takes for outdated"
+	done
+else
+	check "lower and upper" work "redirect_dir=off"
+	check "redirect_dir, index, metacopy, xino" work "redirect_dir=on,index=on,metacopy=on,xino=on"
 	check "nfs_export" work "index=on,nfs_export=on"
 fi
 finish

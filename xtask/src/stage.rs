@@ -60,7 +60,7 @@ const TOOL_LINKS: &[(&str, &str)] = &[("mount.fuse.aegisfs", "aegisfs-fuse")];
 
 const HELPER: &str = "aegis-guest";
 /// Other programs of its package.
-const HELPERS: &[&str] = &["aegis-bench", "aegis-fsx"];
+const HELPERS: &[&str] = &["aegis-bench", "aegis-fsx", "aegis-stress"];
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What must be there for a run; what may be missing while the project grows is only warned about.

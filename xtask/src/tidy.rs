@@ -23,8 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["object"],
     &["volume"],
     &["check"],
-    &["fs", "scrub"],
-    &["control"],
+    &["fs"],
     // Only unit tests use it, and they are not looked at.
     &["testing"],
 ];

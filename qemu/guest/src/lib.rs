@@ -5,6 +5,8 @@
 //! the VM needs neither a service manager nor a shell to be driven. The host links this library
 //! for the wire protocol and for the shape of the power-cut workload.
 
+pub mod file;
 pub mod proto;
+pub mod random;
 pub mod tree;
 pub mod workload;

@@ -9,7 +9,6 @@
 //! would be invalid there is adjusted or left out). So any part of a sequence is a sequence: after
 //! a failure the sequence is cut down to what is needed, printed, and kept for `--replay`.
 
-mod file;
 mod op;
 mod state;
 
@@ -21,8 +20,9 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use file::PAGE;
-use op::{Op, Random, KINDS};
+use aegisfs_guest::file::PAGE;
+use aegisfs_guest::random::Random;
+use op::{Op, KINDS};
 use state::{State, Trouble};
 
 const USAGE: &str = "usage: aegis-fsx [OPTION...] DIRECTORY

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Operations: made from a random number generator, and written as lines of text.
 
-use crate::file::PAGE;
+use aegisfs_guest::file::PAGE;
+use aegisfs_guest::random::Random;
 
 /// Name, and how often it is chosen in relation to the others.
 pub const KINDS: [(&str, u32); 31] = [
@@ -66,10 +67,10 @@ impl Op {
             kind: kind.expect("the weights add up").0,
             file: random.below(2) as usize,
             source: random.below(2) as usize,
-            offset: random.place(limit),
-            length: 1 + random.length(limit),
-            from: random.place(limit),
-            stamp: random.next(),
+            offset: place(random, limit),
+            length: 1 + length(random, limit),
+            from: place(random, limit),
+            stamp: random.word(),
         }
     }
 
@@ -100,50 +101,22 @@ impl std::fmt::Display for Op {
     }
 }
 
-/// SplitMix64.
-pub struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// An offset, often on or next to a page boundary.
-    fn place(&mut self, limit: usize) -> usize {
-        let any = self.below(limit as u64) as usize;
-        match self.below(4) {
-            0 => any,
-            1 => (any & !(PAGE - 1)).saturating_sub(self.below(2) as usize),
-            _ => any & !(PAGE - 1),
-        }
-    }
-
-    /// A length: bytes, blocks, or large.
-    fn length(&mut self, limit: usize) -> usize {
-        let bound = match self.below(4) {
-            0 => 600,
-            1 | 2 => 32 << 10,
-            _ => limit / 2,
-        };
-        self.below(bound as u64) as usize
+/// An offset, often on or next to a page boundary.
+fn place(random: &mut Random, limit: usize) -> usize {
+    let any = random.below(limit as u64) as usize;
+    match random.below(4) {
+        0 => any,
+        1 => (any & !(PAGE - 1)).saturating_sub(random.below(2) as usize),
+        _ => any & !(PAGE - 1),
     }
 }
 
-/// Bytes that follow from a stamp. None is zero: a hole in their place is seen.
-pub fn content(stamp: u64, length: usize) -> Vec<u8> {
-    let mut random = Random(stamp);
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        bytes.extend_from_slice(&(random.next() | 0x0101_0101_0101_0101).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
+/// A length: bytes, blocks, or large.
+fn length(random: &mut Random, limit: usize) -> usize {
+    let bound = match random.below(4) {
+        0 => 600,
+        1 | 2 => 32 << 10,
+        _ => limit / 2,
+    };
+    random.below(bound as u64) as usize
 }

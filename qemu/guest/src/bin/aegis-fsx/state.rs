@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Executes operations on the files and on the model, and compares the two.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -9,10 +9,11 @@ use std::process::Command;
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
-use rustix::ioctl::{Setter, Updater};
 
-use crate::file::{Buffer, CloneRange, DedupeRange, Handle, CLONE, DEDUPE, PAGE};
-use crate::op::{content, Op};
+use aegisfs_guest::file::{allocate, clone_range, dedupe_range, Buffer, Handle, PAGE};
+use aegisfs_guest::random::content;
+
+use crate::op::Op;
 use crate::Options;
 
 /// A failed operation: it could not be executed, or what it shows is wrong.
@@ -218,14 +219,7 @@ impl<'a> State<'a> {
                     count &= !(PAGE - 1);
                 }
                 if count > 0 && apart(from_page, page, count.next_multiple_of(PAGE)) {
-                    let range = CloneRange {
-                        source: source.buffered.as_raw_fd().into(),
-                        from: from_page as u64,
-                        length: count as u64,
-                        offset: page as u64,
-                    };
-                    // SAFETY: the structure is what this ioctl takes.
-                    unsafe { rustix::ioctl::ioctl(buffered, Setter::<CLONE, _>::new(range)) }?;
+                    clone_range(&source.buffered, from_page, count, buffered, page)?;
                     self.copy(op, from_page, page, count);
                 }
             }
@@ -308,31 +302,18 @@ impl<'a> State<'a> {
     }
 
     fn dedupe(&self, op: &Op, from: usize, to: usize, count: usize) -> Result<(), Trouble> {
-        let mut range = DedupeRange {
-            from: from as u64,
-            length: count as u64,
-            count: 1,
-            destination: self.handle(op.file).buffered.as_raw_fd().into(),
-            offset: to as u64,
-            ..DedupeRange::default()
-        };
         let source = &self.handle(op.source).buffered;
-        // SAFETY: the structure is what this ioctl takes, with the one destination that it names.
-        unsafe { rustix::ioctl::ioctl(source, Updater::<DEDUPE, _>::new(&mut range)) }?;
-        if range.status < 0 {
-            return Err(Errno::from_raw_os_error(-range.status).into());
-        }
+        let target = &self.handle(op.file).buffered;
+        let (status, deduped) = dedupe_range(source, from, count, target, to)?;
         let same = self.model[op.source][from..from + count] == self.model[op.file][to..to + count];
-        let expected = match same {
-            true => (0, count as u64),
-            false => (1, range.deduped),
+        let right = match same {
+            true => status == 0 && deduped == count as u64,
+            false => status == 1,
         };
-        if (range.status, range.deduped) != expected {
+        if !right {
+            let how = ["different", "equal"][usize::from(same)];
             return Err(Trouble::Wrong(format!(
-                "dedupe of {count} {} bytes: status {}, {} bytes",
-                ["different", "equal"][usize::from(same)],
-                range.status,
-                range.deduped
+                "dedupe of {count} {how} bytes: status {status}, {deduped} bytes"
             )));
         }
         Ok(())
@@ -452,12 +433,5 @@ impl<'a> State<'a> {
             }
         }
         Ok(())
-    }
-}
-
-fn allocate(file: &File, flags: FallocateFlags, range: (u64, u64)) -> rustix::io::Result<()> {
-    match range.1 {
-        0 => Ok(()),
-        length => rustix::fs::fallocate(file, flags, range.0, length),
     }
 }

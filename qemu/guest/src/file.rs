@@ -6,9 +6,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
-use rustix::ioctl::opcode;
+use rustix::ioctl::{opcode, Setter, Updater};
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
 
 pub const PAGE: usize = 4096;
@@ -135,31 +135,82 @@ impl Drop for Map {
 
 /// `FICLONERANGE`: `struct file_clone_range`.
 #[repr(C)]
-pub struct CloneRange {
-    pub source: i64,
-    pub from: u64,
-    pub length: u64,
-    pub offset: u64,
+struct CloneRange {
+    source: i64,
+    from: u64,
+    length: u64,
+    offset: u64,
 }
 
 /// `FIDEDUPERANGE`: `struct file_dedupe_range` with one destination.
 #[repr(C)]
 #[derive(Default)]
-pub struct DedupeRange {
-    pub from: u64,
-    pub length: u64,
-    pub count: u16,
-    pub reserved: [u16; 3],
-    pub destination: i64,
-    pub offset: u64,
-    pub deduped: u64,
-    pub status: i32,
-    pub reserved2: u32,
+struct DedupeRange {
+    from: u64,
+    length: u64,
+    count: u16,
+    reserved: [u16; 3],
+    destination: i64,
+    offset: u64,
+    deduped: u64,
+    status: i32,
+    reserved2: u32,
 }
 
-pub const CLONE: u32 = opcode::write::<CloneRange>(0x94, 13);
+const CLONE: u32 = opcode::write::<CloneRange>(0x94, 13);
 /// Its size is that of the structure without destinations.
-pub const DEDUPE: u32 = opcode::read_write::<[u64; 3]>(0x94, 54);
+const DEDUPE: u32 = opcode::read_write::<[u64; 3]>(0x94, 54);
+
+/// Makes `length` bytes at `to` of `target` share the blocks at `from` of `source`.
+pub fn clone_range(
+    source: &File,
+    from: usize,
+    length: usize,
+    target: &File,
+    to: usize,
+) -> rustix::io::Result<()> {
+    let range = CloneRange {
+        source: source.as_raw_fd().into(),
+        from: from as u64,
+        length: length as u64,
+        offset: to as u64,
+    };
+    // SAFETY: the structure is what this ioctl takes.
+    unsafe { rustix::ioctl::ioctl(target, Setter::<CLONE, _>::new(range)) }
+}
+
+/// As [`clone_range`], if the content is equal: gives the status (0: it was, 1: it was not) and the
+/// number of bytes.
+pub fn dedupe_range(
+    source: &File,
+    from: usize,
+    length: usize,
+    target: &File,
+    to: usize,
+) -> rustix::io::Result<(i32, u64)> {
+    let mut range = DedupeRange {
+        from: from as u64,
+        length: length as u64,
+        count: 1,
+        destination: target.as_raw_fd().into(),
+        offset: to as u64,
+        ..DedupeRange::default()
+    };
+    // SAFETY: the structure is what this ioctl takes, with the one destination that it names.
+    unsafe { rustix::ioctl::ioctl(source, Updater::<DEDUPE, _>::new(&mut range)) }?;
+    match range.status {
+        error if error < 0 => Err(Errno::from_raw_os_error(-error)),
+        status => Ok((status, range.deduped)),
+    }
+}
+
+/// `fallocate`, which refuses empty ranges.
+pub fn allocate(file: &File, flags: FallocateFlags, range: (u64, u64)) -> rustix::io::Result<()> {
+    match range.1 {
+        0 => Ok(()),
+        length => rustix::fs::fallocate(file, flags, range.0, length),
+    }
+}
 
 /// One file under test, open in all ways.
 pub struct Handle {
