@@ -221,23 +221,28 @@ impl Fs {
             let len = (data.len() - done).min(PIECE * BLOCK_SIZE - within);
             let blocks = (within + len).div_ceil(BLOCK_SIZE);
             let first = block_of(at);
-            buf.clear();
-            buf.try_resize(blocks * BLOCK_SIZE, 0)?;
-            // The ends keep what stands there.
-            if within > 0 {
-                self.read_block(ino, first, &mut buf)?;
-            }
-            if (within + len) % BLOCK_SIZE > 0 && (blocks > 1 || within == 0) {
-                let last = buf
-                    .get_mut((blocks - 1) * BLOCK_SIZE..)
-                    .ok_or(Error::Invalid)?;
-                self.read_block(ino, first + blocks as u64 - 1, last)?;
-            }
             let part = data.get(done..done + len).unwrap_or(&[]);
-            copy(buf.get_mut(within..).unwrap_or(&mut []), part);
+            let whole = if len == blocks * BLOCK_SIZE {
+                part
+            } else {
+                buf.clear();
+                buf.try_resize(blocks * BLOCK_SIZE, 0)?;
+                // The ends keep what stands there.
+                if within > 0 {
+                    self.read_block(ino, first, &mut buf)?;
+                }
+                if (within + len) % BLOCK_SIZE > 0 && (blocks > 1 || within == 0) {
+                    let last = buf
+                        .get_mut((blocks - 1) * BLOCK_SIZE..)
+                        .ok_or(Error::Invalid)?;
+                    self.read_block(ino, first + blocks as u64 - 1, last)?;
+                }
+                copy(buf.get_mut(within..).unwrap_or(&mut []), part);
+                &buf
+            };
             self.reserve(blocks as u64)?;
             let now = Some(Time::now());
-            let result = self.write_blocks(ino, first, &buf, at + len as u64, now);
+            let result = self.write_blocks(ino, first, whole, at + len as u64, now);
             self.unreserve(blocks as u64);
             result?;
             done += len;
