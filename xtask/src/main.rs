@@ -8,6 +8,7 @@ mod coverage;
 mod cpio;
 mod demo;
 mod filesystem;
+mod fuzz;
 mod guest_image;
 mod host;
 mod kernel;
@@ -63,6 +64,8 @@ enum Command {
     Powercut(powercut::Options),
     /// Crash the engine on a simulated disk, in every way.
     Sim(sim::Options),
+    /// Search for inputs that the engine cannot stand.
+    Fuzz(fuzz::Options),
     /// Show which lines of the engine the tests execute.
     Coverage(coverage::Options),
     /// Build the kernel with KASAN, lockdep and fault injection.
@@ -98,6 +101,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Posix(options) => return posix::main(&options),
         Command::Powercut(options) => return powercut::main(&options),
         Command::Sim(options) => return sim::main(&options),
+        Command::Fuzz(options) => return fuzz::main(&options),
         Command::Coverage(options) => coverage::main(&options)?,
         Command::DebugKernel => own_kernel::main(Choice::Debug)?,
         Command::UmlKernel => own_kernel::main(Choice::Uml)?,

@@ -49,6 +49,24 @@ pub struct Options {
     command: Vec<String>,
 }
 
+/// One line of shell in a VM with one disk.
+pub fn script(line: &str, timeout: Duration) -> Result<ExitCode> {
+    main(&Options {
+        kernel: Choice::Stock,
+        shape: Shape {
+            disks: vec![1 << 30],
+            ..Shape::default()
+        },
+        keep_disk: Vec::new(),
+        share: None,
+        timeout,
+        interactive: false,
+        no_build: false,
+        console: false,
+        command: vec![line.to_owned()],
+    })
+}
+
 pub fn main(options: &Options) -> Result<ExitCode> {
     ensure!(
         options.interactive || !options.command.is_empty(),

@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 /// Requests that a damaged volume may cost: enough for any sensible walk.
 const BUDGET: u64 = 400_000;
+/// Operations before the damage.
+const OPERATIONS: u64 = 1500;
 /// Longest time for one image.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -49,13 +51,13 @@ pub struct Totals {
 }
 
 /// A volume with some of everything in it.
-struct Original {
-    image: Image,
+pub(crate) struct Original {
+    pub(crate) image: Image,
     model: Model,
     /// Operations in all.
     operations: u64,
     /// Pages that hold metadata, those of one kind together.
-    pages: Vec<Vec<u32>>,
+    pub(crate) pages: Vec<Vec<u32>>,
 }
 
 /// Tries `images` damaged images.
@@ -73,7 +75,7 @@ pub fn run(seed: u64, images: u64, totals: &mut Totals) -> Result<(), String> {
         disk.set_budget(BUDGET);
         let start = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| {
-            attack(&disk, original, repair, &mut rng, totals)
+            attack(&disk, original, repair, &mut rng, 60, totals)
         }));
         let what = match result {
             Err(_) => Some("panic".to_owned()),
@@ -133,7 +135,7 @@ fn originals(seed: u64) -> Result<Vec<Original>, String> {
     let mut originals = vec![];
     for (i, node_size) in [4096, 16384, 65536].into_iter().enumerate() {
         for clean in [true, false] {
-            originals.push(original(seed + i as u64, node_size, clean)?);
+            originals.push(original(seed + i as u64, node_size, clean, OPERATIONS)?);
         }
     }
     Ok(originals)
@@ -147,7 +149,13 @@ fn choose(originals: usize, seed: u64, n: u64) -> (usize, bool, Rng) {
     ((n % count) as usize, n / count % 2 == 1, rng)
 }
 
-fn original(seed: u64, node_size: u32, clean: bool) -> Result<Original, String> {
+/// A volume after so many random operations, the last of them in the journal alone if it is not `clean`.
+pub(crate) fn original(
+    seed: u64,
+    node_size: u32,
+    clean: bool,
+    operations: u64,
+) -> Result<Original, String> {
     let shape = Shape {
         size: 48 << 20,
         node_size,
@@ -167,12 +175,12 @@ fn original(seed: u64, node_size: u32, clean: bool) -> Result<Original, String> 
     };
     let mut generator = Generator::new(seed, profile);
     let mut model = Model::new(counts(seed));
-    for n in 0..1500 {
+    for n in 0..operations {
         let op = generator.next(&model);
         if model.run(&op) != op.run(&fs) {
             return Err(format!("{op:?}: model and volume differ"));
         }
-        if n == 1300 {
+        if n == operations * 13 / 15 {
             fs.checkpoint().map_err(say)?;
         }
     }
@@ -238,7 +246,6 @@ fn spoil(block: &mut [u8], rng: &mut Rng) {
 
 fn damaged(original: &Original, repair: bool, rng: &mut Rng) -> SimDisk {
     let disk = disk_over(&Arc::new(original.image.clone()));
-    let (sb, _) = read_superblock(&disk).expect("the original is good");
     for _ in 0..=rng.below(3) {
         // Half of the damage goes to nodes, of which there are the most kinds of content.
         let kind = rng.pick(&original.pages);
@@ -250,28 +257,11 @@ fn damaged(original: &Original, repair: bool, rng: &mut Rng) -> SimDisk {
         };
         let n = *rng.pick(kind);
         let at = u64::from(n) * PAGE as u64;
-        let mut len = PAGE;
-        let mut head = [0; PAGE];
-        disk.read(at, &mut head).expect("the simulated disk works");
-        match get_u32(&head, 0) {
-            NODE_MAGIC => len = sb.node_size as usize,
-            JOURNAL_MAGIC => {
-                len = (get_u32(&head, 52) as usize)
-                    .clamp(64, 1 << 20)
-                    .next_multiple_of(PAGE);
-            }
-            BITMAP_MAGIC => len = sb.chunk_header_blocks() as usize / 2 * PAGE,
-            _ => {}
-        }
-        let mut block = vec![0; len];
+        let mut block = vec![0; spoiled_len(&disk, at)];
         disk.read(at, &mut block).expect("the simulated disk works");
         spoil(&mut block, rng);
-        if repair && get_u32(&head, 0) == JOURNAL_MAGIC {
-            let end = (get_u32(&block, 52) as usize).min(len).max(8);
-            let crc = crc32fast::hash(&block[8..end]);
-            put_u32(&mut block, 4, crc);
-        } else if repair {
-            seal(&mut block);
+        if repair {
+            seal_block(&mut block);
         }
         disk.write(at, &block).expect("the simulated disk works");
     }
@@ -281,8 +271,35 @@ fn damaged(original: &Original, repair: bool, rng: &mut Rng) -> SimDisk {
     disk
 }
 
+/// Bytes of the block that begins at `at`.
+pub(crate) fn spoiled_len(disk: &SimDisk, at: u64) -> usize {
+    let mut head = [0; PAGE];
+    disk.read(at, &mut head).expect("the simulated disk works");
+    let sb = read_superblock(disk).map(|(sb, _)| sb);
+    let len = match (get_u32(&head, 0), &sb) {
+        (NODE_MAGIC, Ok(sb)) => sb.node_size as usize,
+        (JOURNAL_MAGIC, _) => (get_u32(&head, 52) as usize)
+            .clamp(64, 1 << 20)
+            .next_multiple_of(PAGE),
+        (BITMAP_MAGIC, Ok(sb)) => sb.chunk_header_blocks() as usize / 2 * PAGE,
+        _ => PAGE,
+    };
+    len.min((disk.size() - at) as usize)
+}
+
+/// Makes the checksum of one block right.
+pub(crate) fn seal_block(block: &mut [u8]) {
+    if get_u32(block, 0) == JOURNAL_MAGIC {
+        let end = (get_u32(block, 52) as usize).min(block.len()).max(8);
+        let crc = crc32fast::hash(&block[8..end]);
+        put_u32(block, 4, crc);
+    } else {
+        seal(block);
+    }
+}
+
 /// Makes all checksums right again that lead from the superblock to damaged blocks.
-fn reseal(disk: &SimDisk) {
+pub(crate) fn reseal(disk: &SimDisk) {
     let Ok((mut sb, slot)) = read_superblock(disk) else {
         return;
     };
@@ -432,11 +449,12 @@ fn reseal_table(disk: &SimDisk, sb: &Superblock, chunks: &mut Vec<ChunkEntry>) -
 }
 
 /// Mounts and does everything; gives what must not happen.
-fn attack(
+pub(crate) fn attack(
     disk: &SimDisk,
     original: &Original,
     repaired: bool,
     rng: &mut Rng,
+    changes: u32,
     totals: &mut Totals,
 ) -> Result<(), String> {
     let Ok(fs) = mount(disk, false) else {
@@ -459,7 +477,7 @@ fn attack(
     };
     let mut generator = Generator::new(rng.next_u64(), profile);
     let mut model = original.model.clone();
-    for _ in 0..60 {
+    for _ in 0..changes {
         let op = generator.next(&model);
         let done = op.run(&fs);
         count(totals, &done);

@@ -13,6 +13,7 @@ pub mod crash;
 pub mod damage;
 pub mod disk;
 pub mod faults;
+pub mod fuzz;
 pub mod generate;
 pub mod model;
 pub mod ops;

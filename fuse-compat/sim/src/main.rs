@@ -4,9 +4,9 @@
 use aegisfs_sim::attack::{attack, cpu_seconds, Plan, Share, Workload};
 use aegisfs_sim::crash::lies::{Lie, LIES};
 use aegisfs_sim::crash::{replay, Config, Token, Totals};
-use aegisfs_sim::{damage, faults, seed_from_env};
+use aegisfs_sim::{damage, faults, fuzz, seed_from_env};
 use clap::{Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,11 @@ enum Command {
     Faults(Faults),
     /// Lists the ways in which the simulated disk can lie.
     Lies,
+    /// Writes the fuzzer's first inputs into a directory, one below it for each target.
+    Seeds {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// Mounts damaged images, and does everything with them.
     Damage(Damage),
 }
@@ -122,6 +127,9 @@ fn main() -> ExitCode {
         Command::Crash(args) => crash(&args),
         Command::Damage(args) => Ok(damage(&args)),
         Command::Faults(args) => fault_table(&args),
+        Command::Seeds { directory } => seeds(&directory)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|e| e.to_string()),
         Command::Lies => {
             for lie in LIES {
                 println!("{}\t{}", lie.name, lie.what);
@@ -133,6 +141,17 @@ fn main() -> ExitCode {
         eprintln!("error: {e}");
         ExitCode::from(2)
     })
+}
+
+fn seeds(directory: &Path) -> std::io::Result<()> {
+    for (name, _, seeds) in fuzz::TARGETS {
+        let directory = directory.join(name);
+        std::fs::create_dir_all(&directory)?;
+        for (n, seed) in seeds().iter().enumerate() {
+            std::fs::write(directory.join(format!("seed-{n}")), seed)?;
+        }
+    }
+    Ok(())
 }
 
 fn fault_table(args: &Faults) -> Result<ExitCode, String> {

@@ -9,6 +9,8 @@ pub const BLOCK_SIZE: usize = 4096;
 pub const BLOCK_SHIFT: u32 = 12;
 /// Inode number of the root directory of a subvolume.
 pub const ROOT_INO: u64 = 1;
+/// Inode numbers from here on are never given out.
+pub const INO_END: u64 = 1 << 60;
 /// Longest file name, in bytes.
 pub const NAME_MAX: usize = 255;
 /// Longest symbolic link target, in bytes.

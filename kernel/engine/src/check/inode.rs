@@ -3,7 +3,7 @@
 
 use super::names::Names;
 use super::problem::{Name, Problem};
-use super::tables::{Reference, Row, Rows, DIRECTORY, INO_END};
+use super::tables::{Reference, Row, Rows, DIRECTORY};
 use super::walk::Sink;
 use super::{data, xattrs, Checker, Phase};
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::format::key::{kind, Key};
 use crate::format::record::{decode_inode, name_cookie, Dirent, Shift, COOKIE_SLOTS};
 use crate::txn::TREE;
 use crate::types::{
-    file_type, Attr, BLOCK_SIZE, MODE_BLOCK, MODE_CHAR, MODE_DIR, MODE_FIFO, MODE_FILE,
+    file_type, Attr, BLOCK_SIZE, INO_END, MODE_BLOCK, MODE_CHAR, MODE_DIR, MODE_FIFO, MODE_FILE,
     MODE_SOCKET, MODE_SYMLINK, MODE_TYPE,
 };
 use aegisfs_platform::Vec;
@@ -209,6 +209,9 @@ impl Sink for Inodes {
     fn record(&mut self, cx: &mut Checker<'_>, key: Key, value: &[u8]) -> Result<()> {
         if key.object == 0 {
             return self.special(cx, key, value);
+        }
+        if key.object >= INO_END {
+            return cx.report(&Problem::RecordUnknown { tree: TREE, key });
         }
         if key.object != self.current.ino {
             self.next_inode(cx, key.object)?;

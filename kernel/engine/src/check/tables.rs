@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The compact tables of a check: one row for each inode, one for each name.
 
-use crate::types::MODE_DIR;
+use crate::types::{INO_END, MODE_DIR};
 use aegisfs_platform::{AllocError, Vec};
 
 /// Type of a directory, as names have it.
@@ -89,8 +89,7 @@ impl Rows {
 
 /// Bits of a reference that hold the type.
 const KIND_BITS: u32 = 4;
-/// Inode numbers from here on cannot be; names that lead there dangle.
-pub const INO_END: u64 = 1 << (64 - KIND_BITS);
+const _: () = assert!(INO_END == 1 << (64 - KIND_BITS));
 
 /// A name: which inode it leads to, what it says it is, where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

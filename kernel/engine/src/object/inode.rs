@@ -14,8 +14,8 @@ use crate::space::Range;
 use crate::txn::shared::Budget;
 use crate::txn::{Class, Fs, Tx, TREE};
 use crate::types::{
-    flag, Attr, NewInode, SetAttr, Time, BLOCK_SHIFT, BLOCK_SIZE, MODE_BLOCK, MODE_CHAR, MODE_DIR,
-    MODE_FIFO, MODE_FILE, MODE_SOCKET, MODE_SYMLINK, MODE_TYPE, SYMLINK_MAX,
+    flag, Attr, NewInode, SetAttr, Time, BLOCK_SHIFT, BLOCK_SIZE, INO_END, MODE_BLOCK, MODE_CHAR,
+    MODE_DIR, MODE_FIFO, MODE_FILE, MODE_SOCKET, MODE_SYMLINK, MODE_TYPE, SYMLINK_MAX,
 };
 use aegisfs_platform::{log, LogLevel, Vec};
 
@@ -115,6 +115,9 @@ impl Fs {
         }
         if new.target.len() > SYMLINK_MAX {
             return Err(Error::NameTooLong);
+        }
+        if tx.state.subvolume.next_ino >= INO_END {
+            return Err(Error::NoSpace);
         }
         let now = Time::now();
         let mut generation = [0; 4];

@@ -21,8 +21,8 @@ use crate::format::node;
 use crate::format::record::{name_cookie, Dirent, DIRENT_MAX};
 use crate::txn::{Class, Fs, Tx, TREE};
 use crate::types::{
-    Attr, FormatOptions, MountOptions, NewInode, BLOCK_SIZE, MODE_DIR, MODE_FILE, MODE_SYMLINK,
-    ROOT_INO,
+    Attr, FormatOptions, MountOptions, NewInode, BLOCK_SIZE, INO_END, MODE_DIR, MODE_FILE,
+    MODE_SYMLINK, ROOT_INO,
 };
 use crate::BlockDevice;
 use aegisfs_platform::{Box as PBox, Vec as PVec};

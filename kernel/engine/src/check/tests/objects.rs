@@ -141,6 +141,7 @@ fn inode_invalid_and_unknown_records() {
         Key::new(ROOT_INO, 77, 0),
         Key::new(ROOT_INO, kind::EXTENT, 0),
         Key::new(ROOT_INO, kind::INLINE, 0),
+        Key::new(INO_END, kind::DIRENT, 0),
     ] {
         let ram = sample();
         ram.tamper(|_, tx| tx.put(key, b"what is this").unwrap());
