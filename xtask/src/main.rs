@@ -6,6 +6,7 @@ mod cmd;
 mod console;
 mod coverage;
 mod cpio;
+mod crashlog;
 mod demo;
 mod filesystem;
 mod fuzz;
@@ -62,6 +63,8 @@ enum Command {
     Posix(posix::Options),
     /// Cut the power of a VM that writes, again and again.
     Powercut(powercut::Options),
+    /// Crash what the module wrote in a VM, at each flush.
+    Crashlog(crashlog::Options),
     /// Crash the engine on a simulated disk, in every way.
     Sim(sim::Options),
     /// Search for inputs that the engine cannot stand.
@@ -100,6 +103,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Bench(options) => bench::main(&options)?,
         Command::Posix(options) => return posix::main(&options),
         Command::Powercut(options) => return powercut::main(&options),
+        Command::Crashlog(options) => return crashlog::main(&options),
         Command::Sim(options) => return sim::main(&options),
         Command::Fuzz(options) => return fuzz::main(&options),
         Command::Coverage(options) => coverage::main(&options)?,

@@ -28,7 +28,7 @@ use crate::testbed::{Shape, Testbed};
 use crate::vm::{make_sparse, Disk, Vm};
 use crate::write_log::{Fate, WriteLog};
 use crate::writer::{random_below, random_seed, Progress};
-use crate::{paths, ui};
+use crate::{crashlog, paths, ui};
 
 const DISK_SIZE: u64 = 1 << 30;
 const MEMORY_MIB: u32 = 1024;
@@ -78,6 +78,9 @@ pub fn test(testbed: &Testbed, filter: &str, report: &mut Report) -> Result<()> 
     }
     if "powercut/volatile".contains(filter) {
         cuts.volatile(TEST_VOLATILE_ROUNDS, report);
+    }
+    if "powercut/log".contains(filter) {
+        crashlog::test(testbed, report);
     }
     Ok(())
 }
@@ -180,7 +183,9 @@ impl<'a> Cuts<'a> {
         let mut promises: Vec<Promise> = Vec::new();
         for round in 1..=rounds {
             let directory = format!("/mnt/t/round{round}");
-            let synced = run_writer(&mut vm, &directory, |_| Ok(()))?;
+            let synced = run_writer(&mut vm, &directory, random_below(MAX_WRITER_TIME), |_| {
+                Ok(())
+            })?;
             vm.cut_power()?;
             promises.push(Promise { directory, synced });
             vm = self.boot(disk())?;
@@ -249,10 +254,15 @@ impl<'a> Cuts<'a> {
         let mounted = WriteLog::read(&log)?.len();
         // How long the log was when a promise was heard: what made it true is before that.
         let mut heard = Vec::new();
-        run_writer(&mut vm, "/mnt/t/work", |synced| {
-            heard.push((fs::metadata(&log)?.len(), synced));
-            Ok(())
-        })?;
+        run_writer(
+            &mut vm,
+            "/mnt/t/work",
+            random_below(MAX_WRITER_TIME),
+            |synced| {
+                heard.push((fs::metadata(&log)?.len(), synced));
+                Ok(())
+            },
+        )?;
         vm.freeze_and_cut_power()?;
 
         let log = WriteLog::read(&log)?;
@@ -320,16 +330,17 @@ impl<'a> Cuts<'a> {
     }
 }
 
-/// Runs the writer until a random moment, and returns its last promise. It is still running then.
-fn run_writer(
+/// Runs the writer for a while, and returns its last promise. It is still running then.
+pub fn run_writer(
     vm: &mut Vm,
     directory: &str,
+    time: Duration,
     mut heard: impl FnMut(u64) -> Result<()>,
 ) -> Result<u64> {
     vm.start(&["aegis-guest", "write", directory])?;
     let mut progress = Progress::default();
     progress.follow(vm, WRITER_STALL)?;
-    let end = Instant::now() + random_below(MAX_WRITER_TIME);
+    let end = Instant::now() + time;
     while let Some(rest) = end.checked_duration_since(Instant::now()) {
         if progress.follow_within(vm, rest)? {
             heard(progress.synced)?;

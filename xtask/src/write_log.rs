@@ -115,6 +115,30 @@ impl WriteLog {
         windows
     }
 
+    /// What happened, as lines for the simulator. `heard`: how long the log was when a step was reported
+    /// as durable, and which one.
+    pub fn lines(&self, mounted: usize, heard: &[(u64, u64)]) -> String {
+        let mut lines = String::new();
+        let mut heard = heard.iter().peekable();
+        for (index, entry) in self.entries.iter().enumerate() {
+            if index == mounted {
+                lines.push_str("m\n");
+            }
+            // Heard when the log ended before this entry.
+            let start = entry.data - SECTOR;
+            while let Some((_, step)) = heard.next_if(|(length, _)| *length <= start) {
+                lines.push_str(&format!("p {step}\n"));
+            }
+            let (offset, length) = (entry.offset, entry.length);
+            lines.push_str(&match entry.kind {
+                Kind::Write => format!("w {offset} {length} {}\n", entry.data),
+                Kind::Discard => format!("d {offset} {length}\n"),
+                Kind::Flush => "f\n".to_owned(),
+            });
+        }
+        lines
+    }
+
     /// How many bytes long the log was when it had this many entries.
     pub fn position(&self, entries: usize) -> u64 {
         self.entries[..entries].last().map_or(SECTOR, Entry::end)

@@ -120,7 +120,11 @@ pub fn write(seed: u64, numbers: Range<u64>, directory: &Path) -> Result<(), Str
     Ok(())
 }
 
-fn write_sparse(image: &Image, path: &Path) -> std::io::Result<()> {
+/// Writes an image as a sparse file.
+///
+/// # Errors
+/// What the system says.
+pub fn write_sparse(image: &Image, path: &Path) -> std::io::Result<()> {
     let file = File::create(path)?;
     file.set_len(image.size())?;
     for n in image.written() {

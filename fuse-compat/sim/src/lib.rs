@@ -12,6 +12,7 @@ pub mod audit;
 pub mod crash;
 pub mod damage;
 pub mod disk;
+pub mod driver;
 pub mod faults;
 pub mod fuzz;
 pub mod generate;

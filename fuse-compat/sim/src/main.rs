@@ -4,7 +4,7 @@
 use aegisfs_sim::attack::{attack, cpu_seconds, Plan, Share, Workload};
 use aegisfs_sim::crash::lies::{Lie, LIES};
 use aegisfs_sim::crash::{replay, Config, Token, Totals};
-use aegisfs_sim::{damage, faults, fuzz, seed_from_env};
+use aegisfs_sim::{damage, driver, faults, fuzz, seed_from_env};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,6 +25,8 @@ enum Command {
     Faults(Faults),
     /// Lists the ways in which the simulated disk can lie.
     Lies,
+    /// Replays what a virtual disk has logged, crash by crash.
+    Log(Log),
     /// Writes the fuzzer's first inputs into a directory, one below it for each target.
     Seeds {
         /// The directory.
@@ -32,6 +34,29 @@ enum Command {
     },
     /// Mounts damaged images, and does everything with them.
     Damage(Damage),
+}
+
+#[derive(clap::Args)]
+struct Log {
+    /// Events, as lines of text (see `driver.rs`).
+    events: PathBuf,
+    /// The log with the data of the writes.
+    log: PathBuf,
+    /// Bytes of the disk.
+    #[arg(long)]
+    size: u64,
+    /// The workload's directory, in the root.
+    #[arg(long, default_value = "work")]
+    directory: String,
+    /// States to look at, about.
+    #[arg(long, default_value_t = 1000)]
+    points: u64,
+    /// Seed of what survives.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Threads.
+    #[arg(long)]
+    jobs: Option<usize>,
 }
 
 #[derive(clap::Args)]
@@ -127,6 +152,7 @@ fn main() -> ExitCode {
         Command::Crash(args) => crash(&args),
         Command::Damage(args) => Ok(damage(&args)),
         Command::Faults(args) => fault_table(&args),
+        Command::Log(args) => log(&args),
         Command::Seeds { directory } => seeds(&directory)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|e| e.to_string()),
@@ -141,6 +167,43 @@ fn main() -> ExitCode {
         eprintln!("error: {e}");
         ExitCode::from(2)
     })
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+fn log(args: &Log) -> Result<ExitCode, String> {
+    let seed = args.seed.unwrap_or_else(seed_from_env);
+    let events = std::fs::read_to_string(&args.events).map_err(|e| e.to_string())?;
+    let start = Instant::now();
+    let totals = driver::replay(&driver::Plan {
+        events,
+        log: args.log.clone(),
+        size: args.size,
+        directory: args.directory.clone(),
+        points: args.points,
+        seed,
+        jobs: args.jobs.unwrap_or_else(threads),
+        keep: args.events.parent().unwrap_or(Path::new(".")).to_owned(),
+    })?;
+    for what in totals.violations.iter().take(20) {
+        println!("VIOLATION {what}");
+    }
+    println!(
+        "seed {seed}: {} flushes, {} crash states, {} of them with parts of what no flush covered; \
+         {} files compared, {} steps promised in the end, {} volumes changed and crashed again; \
+         {} violations, {:.0} s",
+        totals.flushes,
+        totals.states,
+        totals.partial,
+        totals.files,
+        totals.promised,
+        totals.changed,
+        totals.violations.len(),
+        start.elapsed().as_secs_f64()
+    );
+    Ok(ExitCode::from(u8::from(!totals.violations.is_empty())))
 }
 
 fn seeds(directory: &Path) -> std::io::Result<()> {
@@ -275,9 +338,7 @@ fn crash(args: &Crash) -> Result<ExitCode, String> {
             }
         });
     }
-    let jobs = args.jobs.unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
-    });
+    let jobs = args.jobs.unwrap_or_else(threads);
     eprintln!("seed {seed}, {jobs} threads");
     let plan = Plan {
         config,

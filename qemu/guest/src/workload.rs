@@ -16,7 +16,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure, Context, Result};
@@ -78,8 +77,9 @@ fn directory_of(root: &Path, number: u64) -> PathBuf {
         .join((number / PER_DIRECTORY).to_string())
 }
 
-fn path_of(root: &Path, number: u64) -> PathBuf {
-    directory_of(root, number).join(number.to_string())
+/// The path of a file within the workload's directory.
+fn path_of(number: u64) -> String {
+    format!("files/{}/{number}", number / PER_DIRECTORY)
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
@@ -107,7 +107,7 @@ pub fn write(root: &Path, last: Option<u64>, mut synced: impl FnMut(u64)) -> Res
     let mut number = 0;
     while last != Some(number) {
         number += 1;
-        let path = path_of(root, number);
+        let path = root.join(path_of(number));
         if number == 1 || number % PER_DIRECTORY == 0 {
             let directory = directory_of(root, number);
             fs::create_dir_all(&directory)
@@ -152,18 +152,55 @@ pub struct Found {
     pub current: u64,
 }
 
+/// Where the workload's files are looked at; paths are relative to its directory.
+pub trait Source {
+    /// The content of a file, if there is one of this name.
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>>;
+    /// The names in a directory; none if it does not exist.
+    fn names(&self, path: &str) -> Result<Vec<String>>;
+}
+
+/// A mounted directory.
+struct Directory<'a>(&'a Path);
+
+impl Source for Directory<'_> {
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        found(fs::read(self.0.join(path))).with_context(|| format!("read {path}"))
+    }
+
+    fn names(&self, path: &str) -> Result<Vec<String>> {
+        found(fs::read_dir(self.0.join(path)))
+            .with_context(|| format!("read {path}"))?
+            .into_iter()
+            .flatten()
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+}
+
+fn found<T>(result: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Compares the directory with the contract at the top of this file.
 pub fn check(root: &Path, synced: u64) -> Result<Found> {
+    check_source(&Directory(root), synced)
+}
+
+/// As [`check`], wherever the files are.
+pub fn check_source(source: &dyn Source, synced: u64) -> Result<Found> {
     let mut number = 0;
     loop {
         number += 1;
-        let path = path_of(root, number);
-        let found = match fs::read(&path) {
-            Ok(found) => found,
-            Err(error) if error.kind() == ErrorKind::NotFound && number > synced => break,
-            Err(error) => {
-                bail!("file {number}, fsynced (the promise goes to {synced}): {error}")
-            }
+        let Some(found) = source.read(&path_of(number))? else {
+            ensure!(
+                number > synced,
+                "file {number}, fsynced, is missing (the promise goes to {synced})"
+            );
+            break;
         };
         let wanted = content(number);
         if number <= synced {
@@ -183,8 +220,8 @@ pub fn check(root: &Path, synced: u64) -> Result<Found> {
     }
     let later = number - 1 - synced;
     let mut stray = Vec::new();
-    for directory in read_names(&root.join("files"))? {
-        for name in read_names(&root.join("files").join(&directory))? {
+    for directory in source.names("files")? {
+        for name in source.names(&format!("files/{directory}"))? {
             match name.parse::<u64>() {
                 Ok(found) if (1..number).contains(&found) => {}
                 _ => stray.push(format!("{directory}/{name}")),
@@ -197,35 +234,27 @@ pub fn check(root: &Path, synced: u64) -> Result<Found> {
         stray.join(", ")
     );
 
-    let log = match File::open(root.join("log")) {
-        Ok(log) => log,
-        Err(error) if error.kind() == ErrorKind::NotFound && synced == 0 => {
-            return Ok(Found {
-                synced,
-                later,
-                records: 0,
-                current: 0,
-            });
-        }
-        Err(error) => bail!("the log is missing: {error}"),
+    let Some(log) = source.read("log")? else {
+        ensure!(synced == 0, "the log is missing");
+        return Ok(Found {
+            synced,
+            later,
+            records: 0,
+            current: 0,
+        });
     };
-    let length = log.metadata()?.len();
-    let whole = length / RECORD as u64;
-    for index in 0..whole {
-        let mut found = [0u8; RECORD];
-        log.read_exact_at(&mut found, index * RECORD as u64)
-            .context("read the log")?;
+    let records = log.chunks_exact(RECORD);
+    let tail = records.remainder();
+    let mut whole = 0;
+    for found in records {
+        whole += 1;
         ensure!(
-            found == record(index + 1),
-            "record {} of the log (of {whole}, {synced} promised) is not what was appended",
-            index + 1
+            found == record(whole),
+            "record {whole} of the log ({synced} promised) is not what was appended"
         );
     }
-    let mut tail = vec![0u8; (length % RECORD as u64) as usize];
-    log.read_exact_at(&mut tail, whole * RECORD as u64)
-        .context("read the log")?;
     ensure!(
-        record(whole + 1).starts_with(&tail),
+        record(whole + 1).starts_with(tail),
         "the log ends in bytes that were never written"
     );
     ensure!(
@@ -233,13 +262,11 @@ pub fn check(root: &Path, synced: u64) -> Result<Found> {
         "the log has {whole} records, {synced} were promised"
     );
 
-    let current_number = match fs::read(root.join("current")) {
-        Ok(bytes) => {
-            ensure!(
-                bytes.len() >= 8,
-                "'current' is empty: a rename lost both versions"
-            );
-            let (head, _) = bytes.split_first_chunk::<8>().expect("8 bytes are there");
+    let current_number = match source.read("current")? {
+        Some(bytes) => {
+            let Some((head, _)) = bytes.split_first_chunk::<8>() else {
+                bail!("'current' is empty: a rename lost both versions");
+            };
             let version = u64::from_le_bytes(*head);
             ensure!(
                 bytes == current(version),
@@ -251,8 +278,10 @@ pub fn check(root: &Path, synced: u64) -> Result<Found> {
             );
             version
         }
-        Err(error) if error.kind() == ErrorKind::NotFound && synced == 0 => 0,
-        Err(error) => bail!("'current' is missing: {error}"),
+        None => {
+            ensure!(synced == 0, "'current' is missing");
+            0
+        }
     };
     Ok(Found {
         synced,
@@ -260,17 +289,6 @@ pub fn check(root: &Path, synced: u64) -> Result<Found> {
         records: whole,
         current: current_number,
     })
-}
-
-fn read_names(directory: &Path) -> Result<Vec<String>> {
-    match fs::read_dir(directory) {
-        Ok(entries) => entries
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect::<Result<_>>()
-            .with_context(|| format!("read {}", directory.display())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => bail!("read {}: {error}", directory.display()),
-    }
 }
 
 fn difference(found: &[u8], wanted: &[u8]) -> String {
@@ -316,21 +334,21 @@ mod tests {
         type Damage = fn(&Path);
         let breaches: [(&str, Damage); 7] = [
             ("a lost file", |root| {
-                fs::remove_file(path_of(root, 7)).unwrap()
+                fs::remove_file(root.join(path_of(7))).unwrap()
             }),
             ("a short file", |root| {
                 File::options()
                     .write(true)
-                    .open(path_of(root, 7))
+                    .open(root.join(path_of(7)))
                     .unwrap()
                     .set_len(3)
                     .unwrap();
             }),
             ("a gap after the promise", |root| {
-                fs::remove_file(path_of(root, 20)).unwrap()
+                fs::remove_file(root.join(path_of(20))).unwrap()
             }),
             ("garbage after the promise", |root| {
-                fs::write(path_of(root, 23), b"junk").unwrap()
+                fs::write(root.join(path_of(23)), b"junk").unwrap()
             }),
             ("a short log", |root| {
                 File::options()

@@ -42,7 +42,7 @@ pub fn examine(
     judge(&model)?;
     if !errors {
         // Blocks freed in a chunk whose map could not be read stay marked until the next fsck.
-        checked(&fs)?;
+        checked(&fs, false)?;
     }
     let more = if rng.chance(1, 8) { 12 } else { 0 };
     let again = |e: String| format!("further operations after recovery: {e}");
@@ -98,9 +98,9 @@ impl Observer for First {
 }
 
 /// The engine's own check finds nothing.
-fn checked(fs: &Fs) -> Result<(), String> {
+pub(crate) fn checked(fs: &Fs, data: bool) -> Result<(), String> {
     let mut first = First(None);
-    fs.check(CheckOptions { data: false }, &mut first)
+    fs.check(CheckOptions { data }, &mut first)
         .map_err(|e| format!("check: {e}"))?;
     match first.0 {
         Some(problem) => Err(format!("check: {problem}")),

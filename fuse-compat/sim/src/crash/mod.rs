@@ -12,7 +12,7 @@
 //! the pages that were read when it was examined. The engine on a simulated disk, with a clock that
 //! stands still, does the same whenever it reads the same.
 
-mod examine;
+pub(crate) mod examine;
 mod explore;
 pub mod lies;
 mod record;

@@ -210,7 +210,9 @@ impl Sink for Inodes {
         if key.object == 0 {
             return self.special(cx, key, value);
         }
-        if key.object >= INO_END {
+        // Nobody looks for an inode there.
+        let astray = key.kind == kind::INODE && key.offset != 0;
+        if key.object >= INO_END || astray {
             return cx.report(&Problem::RecordUnknown { tree: TREE, key });
         }
         if key.object != self.current.ino {

@@ -137,7 +137,7 @@ pub struct Summary {
     pub replayed: u64,
     /// Notes, warnings, errors.
     pub problems: [u64; 3],
-    /// Nodes were lost: what follows from that was not looked at.
+    /// Nodes were lost, or hold what is not theirs: what follows from that was not looked at.
     pub incomplete: bool,
     /// The observer ended the check.
     pub cancelled: bool,

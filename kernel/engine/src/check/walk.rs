@@ -215,6 +215,8 @@ fn check_bounds(cx: &mut Checker<'_>, place: &Place, buf: &[u8]) -> Result<()> {
     if inside {
         return Ok(());
     }
+    // Lookups miss its records: nothing can be built on the tree.
+    cx.summary.incomplete = true;
     cx.report(&Problem::NodeBounds {
         tree: place.tree,
         level: place.level,

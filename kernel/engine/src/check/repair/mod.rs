@@ -14,7 +14,7 @@ mod names;
 mod objects;
 mod shared;
 
-use super::{Problem, Report};
+use super::{Problem, Report, Stage};
 use crate::btree::NodeSpace;
 use crate::error::{Error, Result};
 use crate::txn::{Fs, TREE};
@@ -90,6 +90,10 @@ impl Repair<'_> {
     /// # Errors
     /// Device errors, `NoMemory`. Damage and lack of space leave the problem as it is.
     pub fn apply(&mut self, problem: &Problem) -> Result<Outcome> {
+        // What is found with nodes missing is no ground to build on.
+        if self.incomplete && problem.stage() > Some(Stage::Cut) {
+            return Ok(Outcome::Left);
+        }
         let repaired = match self.dispatch(problem) {
             Ok(repaired) => repaired,
             Err(Error::Io | Error::NoMemory | Error::Shutdown) if self.fs.writable().is_err() => {

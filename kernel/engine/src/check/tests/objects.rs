@@ -136,6 +136,11 @@ fn inode_invalid_and_unknown_records() {
         tx.put(Key::new(ino, kind::INODE, 0), b"no inode").unwrap();
     });
     assert_eq!(ram.codes(), ["record-invalid", "inode-count"]);
+    // No inode, but counted as one.
+    let ram = sample();
+    let astray = Key::new(ROOT_INO, kind::INODE, 1);
+    ram.tamper(|_, tx| tx.put(astray, b"what is this").unwrap());
+    assert_eq!(ram.codes(), ["record-unknown", "inode-count"]);
     for key in [
         Key::new(0, 99, 3),
         Key::new(ROOT_INO, 77, 0),

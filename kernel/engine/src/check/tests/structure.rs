@@ -92,6 +92,10 @@ fn node_bounds() {
     });
     let codes = ram.codes();
     assert!(codes.contains(&"node-bounds"), "{codes:?}");
+    // Nothing is built on it.
+    let before = ram.check();
+    ram.repair(CheckOptions::default());
+    assert_eq!(ram.check(), before);
 }
 
 #[test]
