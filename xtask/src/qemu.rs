@@ -96,9 +96,13 @@ pub fn arguments(
     // The host keeps what it was given when QEMU is killed, so nothing needs to reach its disk
     // (cache=unsafe). A log must see the flushes, so there only the files below it ignore them.
     let root = config.root_image.display().to_string();
+    // Nobody writes to the root image: whoever else has it open, and how, does not matter.
     let mut disks = vec![(
         "aegis-root".to_owned(),
-        format!("file={},format=raw,snapshot=on,cache=unsafe", escape(&root)),
+        format!(
+            "file.driver=file,file.filename={},file.locking=off,format=raw,snapshot=on,cache=unsafe",
+            escape(&root)
+        ),
     )];
     for (index, disk) in config.disks.iter().enumerate() {
         let number = index + 1;

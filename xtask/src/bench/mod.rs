@@ -101,6 +101,11 @@ pub fn main(options: &Options) -> Result<()> {
     }
     let shape = Shape {
         memory_mib: MEMORY_MIB,
+        // Its second processor would spin, for locks whose holder waits for a processor of the host.
+        cpus: match options.kernel {
+            Choice::Uml => 1,
+            _ => 2,
+        },
         ..Shape::default()
     };
     let mut config = testbed.config(&shape, disks);

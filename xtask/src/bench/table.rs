@@ -78,6 +78,12 @@ impl Table {
                 true => format!("{AGED}{}", line.name),
                 false => line.name,
             };
+            println!(
+                "    {:44} {:>9} {}",
+                name,
+                readable(Some(line.value)),
+                line.unit
+            );
             let index = match self.rows.iter().position(|row| row.name == name) {
                 Some(index) => index,
                 None => {
