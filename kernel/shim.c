@@ -3,6 +3,7 @@
 #include <linux/bio.h>
 #include <linux/highmem.h>
 #include <linux/iversion.h>
+#include <linux/ioprio.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/ratelimit.h>
@@ -69,6 +70,17 @@ struct task_struct *aegisfs_kthread_create(int (*fn)(void *), void *data, const 
 					   const char *id)
 {
 	return kthread_create(fn, data, "%s/%s", name, id);
+}
+
+/*
+ * Low, and not idle: a thread that is never given its turn while it holds a
+ * lock, or a place in the journal's queue, makes others wait for it.
+ */
+void aegisfs_task_background(struct task_struct *task)
+{
+	set_user_nice(task, 10);
+	/* Without an I/O context of its own it runs with the usual priority. */
+	(void)set_task_ioprio(task, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 7));
 }
 
 void aegisfs_work_init(struct work_struct *work, work_func_t fn)

@@ -37,10 +37,20 @@ int		aegisfs_init_security(struct inode *inode, struct inode *dir,
 /* threads, work, shrinker */
 struct task_struct *aegisfs_kthread_create(int (*fn)(void *), void *data, const char *name,
 					   const char *id);
+void		aegisfs_task_background(struct task_struct *task);
 void		aegisfs_work_init(struct work_struct *work, work_func_t fn);
 bool		aegisfs_work_queue(struct workqueue_struct *wq, struct work_struct *work);
 struct workqueue_struct *aegisfs_workqueue_create(const char *name, const char *id);
 struct shrinker *aegisfs_shrinker_alloc(const char *id);
+
+/* sysfs (sysfs.c) */
+struct aegisfs_sysfs;
+typedef ssize_t (*aegisfs_show_t)(const void *volume, const char *name, char *out, size_t len);
+
+int		aegisfs_sysfs_init(void);
+void		aegisfs_sysfs_exit(void);
+struct aegisfs_sysfs *aegisfs_sysfs_add(const char *id, const void *volume, aegisfs_show_t show);
+void		aegisfs_sysfs_remove(struct aegisfs_sysfs *s);
 
 /* inode cache */
 struct kmem_cache *aegisfs_inode_cache_create(unsigned int size, unsigned int align,

@@ -23,7 +23,8 @@ const LAYERS: &[&[&str]] = &[
     &["object"],
     &["volume"],
     &["check"],
-    &["fs"],
+    &["fs", "scrub"],
+    &["control"],
     // Only unit tests use it, and they are not looked at.
     &["testing"],
 ];

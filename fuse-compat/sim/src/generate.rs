@@ -221,6 +221,9 @@ impl Generator {
         let r = self.rng.below(1000);
         if r < p.durable {
             return match self.rng.below(16) {
+                0 if self.rng.chance(1, 2) => Op::Scrub {
+                    steps: self.rng.below(60) as u32,
+                },
                 0 => Op::Trim,
                 1..=3 => Op::Checkpoint,
                 4..=6 => Op::Commit,

@@ -181,6 +181,10 @@ pub enum Op {
     Checkpoint,
     /// Discards free space: of no concern to anybody.
     Trim,
+    /// Begins a scrub, or goes on with the one before, for so many steps: it finds nothing.
+    Scrub {
+        steps: u32,
+    },
 }
 
 /// What `stat` shows and the model knows.
@@ -226,6 +230,22 @@ impl From<&Attr> for Seen {
             entries: a.entries,
         }
     }
+}
+
+fn scrub(fs: &Fs, steps: u32) -> Result<()> {
+    match fs.scrub_start(0) {
+        // A remount may have come in between.
+        Ok(_) | Err(Error::Busy) => {}
+        Err(e) => return Err(e),
+    }
+    for _ in 0..steps {
+        fs.scrub_work();
+    }
+    let s = fs.scrub_status();
+    if s.metadata_errors + s.data_errors > 0 || s.has_losses() {
+        return Err(Error::Corrupt);
+    }
+    Ok(())
 }
 
 impl Op {
@@ -334,6 +354,7 @@ impl Op {
             Self::Trim => fs
                 .trim(0..u64::MAX, 0, &mut || true)
                 .map(|_| Value::Nothing),
+            Self::Scrub { steps } => scrub(fs, *steps).map(|()| Value::Nothing),
             Self::Sync => fs.sync().map(|()| Value::Nothing),
             Self::Commit => fs.commit(fs.sequence()).map(|()| Value::Nothing),
             Self::Checkpoint => fs.checkpoint().map(|()| Value::Nothing),
@@ -716,7 +737,9 @@ impl Model {
                     None => Err(Error::NoData),
                 }
             }
-            Op::Sync | Op::Commit | Op::Checkpoint | Op::Trim => Ok(Value::Nothing),
+            Op::Sync | Op::Commit | Op::Checkpoint | Op::Trim | Op::Scrub { .. } => {
+                Ok(Value::Nothing)
+            }
             _ => self.look(op),
         }
     }

@@ -9,15 +9,22 @@
 //!    again is never taken for what stood there before.
 //! 4. The number of cached nodes is bounded, whatever is read.
 
+mod counted;
+mod heal;
+
 use crate::device::{BlockDevice, WriteOp};
 use crate::error::{Error, Result};
 use crate::format::bytes::{get_u32, CRC_AT};
 use crate::format::key::Pointer;
-use crate::format::node::{self, Expected};
+use crate::format::node;
 use crate::map::Map;
-use crate::types::{Location, BLOCK_SIZE};
-use aegisfs_platform::{log, try_arc, AllocError, Arc, Box, LockClass, LogLevel, Mutex, Vec};
+use crate::types::{DeviceEvent, DeviceStats, Location, BLOCK_SIZE};
+use aegisfs_platform::{try_arc, AllocError, Arc, Box, LockClass, Mutex, Vec};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use counted::Counted;
+use heal::Reports;
+
+pub use heal::Copies;
 
 /// Where a chunk stands.
 #[derive(Clone, Copy, Debug)]
@@ -30,14 +37,11 @@ pub struct Place {
     pub blocks: u32,
 }
 
-/// Counters of everything that happens to devices.
+/// Counters of work. What goes wrong with a device is counted with it ([`Pool::note`]).
 #[derive(Default)]
 pub struct Stats {
     pub nodes_read: AtomicU64,
     pub nodes_written: AtomicU64,
-    pub checksum_errors: AtomicU64,
-    pub healed: AtomicU64,
-    pub io_errors: AtomicU64,
     pub checkpoints: AtomicU64,
     pub journal_writes: AtomicU64,
 }
@@ -49,7 +53,7 @@ pub fn count(counter: &AtomicU64) {
 
 /// The devices of a mounted volume, addressed by logical blocks.
 pub struct Pool {
-    devices: Vec<Box<dyn BlockDevice>>,
+    devices: Vec<Counted>,
     places: Vec<Place>,
     chunk_shift: u32,
     header_blocks: u64,
@@ -58,7 +62,10 @@ pub struct Pool {
     cache: Cache,
     /// Bad copies may be rewritten.
     pub may_heal: AtomicBool,
+    /// Bad copies stay for now: the host wants no writes.
+    pub frozen: AtomicBool,
     pub stats: Stats,
+    reports: Reports,
 }
 
 /// A verified node.
@@ -87,8 +94,13 @@ impl Pool {
         places: Vec<Place>,
         geometry: &Geometry,
     ) -> Result<Self> {
+        let mut counted = Vec::try_with_capacity(devices.len())?;
+        let mut devices = devices;
+        while let Some(device) = devices.pop() {
+            counted.try_insert(0, Counted::new(device))?;
+        }
         Ok(Self {
-            devices,
+            devices: counted,
             places,
             chunk_shift: geometry.chunk_blocks.trailing_zeros(),
             header_blocks: u64::from(geometry.chunk_header_blocks),
@@ -96,7 +108,9 @@ impl Pool {
             node_size: geometry.node_size,
             cache: Cache::new(geometry.cache_bytes / geometry.node_size.max(1))?,
             may_heal: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
             stats: Stats::default(),
+            reports: Reports::default(),
         })
     }
 
@@ -113,9 +127,39 @@ impl Pool {
     /// The device with index `index`.
     pub fn device(&self, index: u32) -> Result<&dyn BlockDevice> {
         match self.devices.get(index as usize) {
-            Some(d) => Ok(&**d),
+            Some(d) => Ok(d),
             None => Err(Error::Corrupt),
         }
+    }
+
+    /// Number of devices.
+    pub fn devices(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Something went wrong, or was set right, at a block.
+    pub fn note(&self, block: u64, event: DeviceEvent) {
+        if let Ok(at) = self.locate(block, 1) {
+            self.note_device(at.device, event);
+        }
+    }
+
+    /// The same, for a device as a whole.
+    pub fn note_device(&self, index: u32, event: DeviceEvent) {
+        if let Some(d) = self.devices.get(index as usize) {
+            d.note(event);
+        }
+    }
+
+    /// What was counted of a device since mount.
+    pub fn device_stats(&self, index: u32) -> Option<DeviceStats> {
+        Some(self.devices.get(index as usize)?.stats())
+    }
+
+    /// How often something happened since mount, on all devices.
+    pub fn events(&self, event: DeviceEvent) -> u64 {
+        let all = self.devices.iter().map(|d| d.stats().get(event));
+        all.fold(0, u64::saturating_add)
     }
 
     /// Logical blocks per chunk, as a power of two.
@@ -143,23 +187,19 @@ impl Pool {
     /// Reads logical blocks, unverified.
     pub fn read_raw(&self, block: u64, buf: &mut [u8]) -> Result<()> {
         let at = self.locate(block, (buf.len() / BLOCK_SIZE) as u64)?;
-        self.device(at.device)?
-            .read(at.offset, buf)
-            .inspect_err(|_| count(&self.stats.io_errors))
+        self.device(at.device)?.read(at.offset, buf)
     }
 
     /// Writes logical blocks.
     pub fn write_raw(&self, block: u64, data: &[u8]) -> Result<()> {
         let at = self.locate(block, (data.len() / BLOCK_SIZE) as u64)?;
-        self.device(at.device)?
-            .write(at.offset, data)
-            .inspect_err(|_| count(&self.stats.io_errors))
+        self.device(at.device)?.write(at.offset, data)
     }
 
     /// Flushes all devices.
     pub fn flush(&self) -> Result<()> {
         for d in &self.devices {
-            d.flush().inspect_err(|_| count(&self.stats.io_errors))?;
+            d.flush()?;
         }
         Ok(())
     }
@@ -174,9 +214,7 @@ impl Pool {
                     data,
                 })?;
             }
-            device
-                .write_many(&ops)
-                .inspect_err(|_| count(&self.stats.io_errors))?;
+            device.write_many(&ops)?;
         }
         Ok(())
     }
@@ -190,72 +228,6 @@ impl Pool {
     pub fn remember(&self, bytes: Vec<u8>) {
         if let Ok(node) = try_arc(Node(bytes)) {
             self.cache.insert(&node);
-        }
-    }
-
-    /// Reads a node from its replicas, verifies it, caches it. Copies that are bad are rewritten
-    /// when another one is good.
-    ///
-    /// The caller sees to it that the blocks are not used for something else meanwhile: it holds
-    /// the trees exclusively, or a read guard since before it found `pointer`.
-    pub fn fetch(&self, pointer: &Pointer, tree: u64, level: u8) -> Result<Arc<Node>> {
-        let expected = Expected {
-            pool: self.uuid,
-            pointer: *pointer,
-            tree,
-            level,
-        };
-        let mut buf = Vec::try_filled(self.node_size, 0)?;
-        let mut last = Error::Corrupt;
-        for (i, block) in pointer.replicas().enumerate() {
-            if let Err(e) = self.read_raw(block, &mut buf) {
-                log(
-                    LogLevel::Warning,
-                    format_args!("node at block {block} of tree {tree}: {e}"),
-                );
-                last = e;
-                continue;
-            }
-            if let Err(fault) = node::verify(&buf, &expected) {
-                count(&self.stats.checksum_errors);
-                log(
-                    LogLevel::Warning,
-                    format_args!("node at block {block} of tree {tree}: {}", fault.as_str()),
-                );
-                last = Error::Corrupt;
-                continue;
-            }
-            count(&self.stats.nodes_read);
-            if i > 0 {
-                self.heal(pointer.replicas().take(i), &buf);
-            }
-            let node = try_arc(Node(buf))?;
-            self.cache.insert(&node);
-            return Ok(node);
-        }
-        log(
-            LogLevel::Error,
-            format_args!(
-                "no good copy of the node at block {} of tree {tree}, level {level}",
-                pointer.id()
-            ),
-        );
-        Err(last)
-    }
-
-    /// Rewrites bad copies from a good one.
-    pub fn heal(&self, bad: impl Iterator<Item = u64>, good: &[u8]) {
-        if !self.may_heal.load(Relaxed) {
-            return;
-        }
-        for block in bad {
-            if self.write_raw(block, good).is_ok() {
-                count(&self.stats.healed);
-                log(
-                    LogLevel::Info,
-                    format_args!("block {block} rewritten from its replica"),
-                );
-            }
         }
     }
 

@@ -6,7 +6,7 @@ use crate::format::superblock::LABEL_MAX;
 use crate::space::Trim;
 use crate::txn::journal::{Committed, Pressure};
 use crate::txn::Fs;
-use crate::types::{Counters, Info, MountOptions, StatFs};
+use crate::types::{Counters, DeviceEvent, Info, MountOptions, StatFs};
 use aegisfs_platform::{monotonic_ms, Vec};
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -20,8 +20,12 @@ impl Fs {
     /// # Errors
     /// Device errors. The journal then holds what is missing.
     pub fn unmount(&self) -> Result<()> {
+        self.set_frozen(true);
         let result = match self.writable() {
-            Ok(()) => self.checkpoint_with(true),
+            Ok(()) => {
+                self.store_health();
+                self.checkpoint_with(true)
+            }
             Err(Error::ReadOnly) => Ok(()),
             Err(e) => Err(e),
         };
@@ -51,13 +55,21 @@ impl Fs {
                 return Err(Error::Unsupported);
             }
             self.options.lock().read_only = false;
-            return self.make_writable();
+            self.make_writable()?;
+            self.wake_scrub();
+            return Ok(());
         }
-        self.checkpoint_with(true)?;
-        self.read_only.store(true, Relaxed);
-        self.pool.may_heal.store(false, Relaxed);
-        self.options.lock().read_only = true;
-        Ok(())
+        // The scrub changes nothing behind the last checkpoint.
+        self.set_frozen(true);
+        self.store_health();
+        let result = self.checkpoint_with(true);
+        if result.is_ok() {
+            self.read_only.store(true, Relaxed);
+            self.pool.may_heal.store(false, Relaxed);
+            self.options.lock().read_only = true;
+        }
+        self.set_frozen(false);
+        result
     }
 
     /// No change is possible, by wish or after an error.
@@ -140,15 +152,18 @@ impl Fs {
     pub fn counters(&self) -> Counters {
         let stats = &self.pool.stats;
         let state = self.state.read();
+        let seen = |event| self.pool.events(event);
         Counters {
             checkpoints: stats.checkpoints.load(Relaxed),
             journal_writes: stats.journal_writes.load(Relaxed),
             operations: state.sequence,
             nodes_read: stats.nodes_read.load(Relaxed),
             nodes_written: stats.nodes_written.load(Relaxed),
-            checksum_errors: stats.checksum_errors.load(Relaxed),
-            healed: stats.healed.load(Relaxed),
-            io_errors: stats.io_errors.load(Relaxed),
+            checksum_errors: seen(DeviceEvent::ChecksumError) + seen(DeviceEvent::GenerationError),
+            healed: seen(DeviceEvent::Healed),
+            io_errors: seen(DeviceEvent::ReadError)
+                + seen(DeviceEvent::WriteError)
+                + seen(DeviceEvent::FlushError),
             cached_nodes: self.pool.cached_nodes() as u64,
             dirty_nodes: state.trees.dirty_nodes() as u64,
         }
@@ -194,6 +209,9 @@ impl Fs {
             return IDLE_MS;
         }
         let interval = u64::from(self.options.lock().commit_secs.max(1)) * 1000;
+        if self.pool.frozen.load(Relaxed) {
+            return interval;
+        }
         let (due, last) = {
             let mut wake = self.wake.lock();
             (core::mem::take(&mut wake.due), wake.last_checkpoint)
@@ -202,6 +220,7 @@ impl Fs {
         if due || age >= interval || self.journal.pressure() != Pressure::None {
             // An error has stopped the volume or passes with the next try; either way it is logged
             // or comes back in an operation.
+            let _ = self.store_device_stats();
             let _ = self.checkpoint();
             self.wake.lock().last_checkpoint = monotonic_ms();
             return interval;

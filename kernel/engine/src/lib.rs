@@ -24,6 +24,7 @@ extern crate std;
 
 mod btree;
 mod cache;
+pub mod control;
 // Userspace only: sorting large tables needs more stack than a kernel thread has.
 #[cfg(not(MODULE))]
 pub mod check;
@@ -33,6 +34,7 @@ pub mod format;
 mod fs;
 mod map;
 mod object;
+mod scrub;
 mod space;
 #[cfg(test)]
 mod testing;

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the facade takes and gives: plain values, no borrowed state.
 
+mod health;
+
 use aegisfs_platform::Vec;
+
+pub use health::{DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus};
 
 /// Bytes in a data block, the unit of allocation and of data checksums.
 pub const BLOCK_SIZE: usize = 4096;

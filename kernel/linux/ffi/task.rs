@@ -86,6 +86,11 @@ unsafe extern "C" fn run<T: Runnable>(work: *mut bindings::work_struct) {
 
 /// What a background thread does.
 pub(crate) trait Background: Sync {
+    /// What its thread is called, before the identifier of the volume.
+    const NAME: &'static core::ffi::CStr;
+    /// It has time.
+    const LOW_PRIORITY: bool;
+
     /// One step; returns soon after [`Background::wake`].
     fn step(&self);
     /// Makes a running or coming step return soon.
@@ -109,7 +114,7 @@ unsafe impl<T: Background> Send for Thread<T> {}
 unsafe impl<T: Background> Sync for Thread<T> {}
 
 impl<T: Background> Thread<T> {
-    /// Starts a thread called `aegisfs/id`.
+    /// Starts a thread called `T::NAME/id`.
     ///
     /// # Safety
     /// `target` outlives the result, and `id` is NUL-terminated.
@@ -127,14 +132,19 @@ impl<T: Background> Thread<T> {
             bindings::aegisfs_kthread_create(
                 Some(thread::<T>),
                 context.cast(),
-                c"aegisfs".as_char_ptr(),
+                T::NAME.as_char_ptr(),
                 id,
             )
         });
         match task {
             Ok(task) => {
                 // SAFETY: The thread exists and waits to be woken.
-                unsafe { bindings::wake_up_process(task) };
+                unsafe {
+                    if T::LOW_PRIORITY {
+                        bindings::aegisfs_task_background(task);
+                    }
+                    bindings::wake_up_process(task);
+                }
                 Ok(Self {
                     task: NonNull::new(task).ok_or(ENOMEM)?,
                     context,

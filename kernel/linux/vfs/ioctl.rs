@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The generic ioctls that a filesystem answers itself: label, trimming and shutdown.
+//! The generic ioctls that a filesystem answers itself: label, trimming and shutdown; and those of
+//! our own, which the engine answers.
 
 use super::file::inode_of;
 use super::inode::Inode;
 use crate::linux::ffi::bindings;
+use aegisfs_engine::control::{control_len, control_writes};
 use aegisfs_engine::BLOCK_SIZE;
+use aegisfs_platform::Vec;
 use core::mem::size_of;
 use kernel::error::{code::*, to_result, Result};
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
@@ -36,6 +39,7 @@ pub(super) unsafe extern "C" fn ioctl(
             SETFSLABEL => set_label(file, argument),
             FITRIM => trim(inode_of(file), argument),
             SHUTDOWN => shutdown(inode_of(file), argument),
+            _ if control_len(command).is_some() => control(file, command, argument),
             _ => Err(ENOTTY),
         }
     };
@@ -122,6 +126,37 @@ fn trim(inode: &Inode, argument: c_ulong) -> Result {
         .map_err(|e| volume.errno(e))?;
     writer.write(&start)?;
     writer.write(&done)
+}
+
+/// The ioctls of our own: bytes in, bytes out.
+///
+/// # Safety
+/// `file` is an open file of ours.
+unsafe fn control(file: *mut bindings::file, command: c_uint, argument: c_ulong) -> Result {
+    if !is_admin() {
+        return Err(EPERM);
+    }
+    // SAFETY: By contract.
+    let volume = unsafe { inode_of(file) }.volume();
+    let len = control_len(command).ok_or(ENOTTY)?;
+    let mut bytes = Vec::try_filled(len, 0u8).map_err(|_| ENOMEM)?;
+    let (mut reader, mut writer) =
+        UserSlice::new(UserPtr::from_addr(argument as usize), len).reader_writer();
+    reader.read_slice(&mut bytes)?;
+    let writes = control_writes(command, &bytes);
+    // SAFETY: By contract. Taken and given back here.
+    let result = unsafe {
+        if writes {
+            to_result(bindings::mnt_want_write_file(file))?;
+        }
+        let result = volume.fs.control(command, &mut bytes);
+        if writes {
+            bindings::mnt_drop_write_file(file);
+        }
+        result
+    };
+    result.map_err(|e| volume.errno(e))?;
+    writer.write_slice(&bytes)
 }
 
 fn shutdown(inode: &Inode, argument: c_ulong) -> Result {

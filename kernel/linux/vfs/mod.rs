@@ -36,6 +36,7 @@ mod read;
 mod remap;
 mod reserve;
 mod superblock;
+mod sysfs;
 mod volume;
 mod write;
 mod writeback;

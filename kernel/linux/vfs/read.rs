@@ -12,7 +12,7 @@ use crate::linux::ffi::bindings;
 use crate::linux::ffi::bio::{bio_error, for_each_folio, for_each_segment, FolioRange, Ioend};
 use crate::linux::ffi::table::{CStruct, Table};
 use crate::linux::ffi::task::{Runnable, Work};
-use aegisfs_engine::{Error, BLOCK_SHIFT, BLOCK_SIZE};
+use aegisfs_engine::{DeviceEvent, Error, BLOCK_SHIFT, BLOCK_SIZE};
 use aegisfs_platform::{crc32, log, LogLevel, NofsScope};
 use core::mem::offset_of;
 use core::ptr::null_mut;
@@ -167,6 +167,9 @@ impl ReadIo {
         // SAFETY: The bio is complete, and ours until it is finished. The inode lives as long as
         // its folios are locked, or the direct I/O is not finished.
         let (inode, failed) = unsafe { (Inode::of(self.ioend.inode()), bio_error(bio) != 0) };
+        if failed {
+            inode.volume().fs.note_device(0, DeviceEvent::ReadError);
+        }
         let map = (!failed).then_some(&*self.map);
         let len = u64::from(self.start.bi_size);
         let first = self.ioend.offset() >> BLOCK_SHIFT;

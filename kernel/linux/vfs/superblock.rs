@@ -156,23 +156,26 @@ unsafe extern "C" fn sync_fs(sb: *mut bindings::super_block, wait: c_int) -> c_i
 }
 
 /// Everything is written and no writer is active: a checkpoint leaves nothing for the background
-/// thread to do until the next change.
+/// thread to do until the next change. Scrub and healing rest until the end.
 unsafe extern "C" fn freeze_fs(sb: *mut bindings::super_block) -> c_int {
     // SAFETY: A mounted super block.
     let volume = unsafe { Volume::of(sb) };
+    volume.fs.set_frozen(true);
     if volume.fs.is_read_only() {
         return 0;
     }
-    from_result(|| {
-        volume
-            .fs
-            .checkpoint()
-            .map_err(|e| volume.errno(e))
-            .map(|()| 0)
+    from_result(|| match volume.fs.checkpoint() {
+        Ok(()) => Ok(0),
+        Err(e) => {
+            volume.fs.set_frozen(false);
+            Err(volume.errno(e))
+        }
     })
 }
 
-unsafe extern "C" fn unfreeze_fs(_sb: *mut bindings::super_block) -> c_int {
+unsafe extern "C" fn unfreeze_fs(sb: *mut bindings::super_block) -> c_int {
+    // SAFETY: A mounted super block.
+    unsafe { Volume::of(sb) }.fs.set_frozen(false);
     0
 }
 
@@ -278,8 +281,13 @@ pub(crate) struct Registration(());
 impl Registration {
     pub(crate) fn new() -> Result<Self> {
         inode::create_slab()?;
-        // SAFETY: The type lives as long as the module.
-        let registered = to_result(unsafe { bindings::register_filesystem(FS_TYPE.get()) });
+        // SAFETY: Once, when the module is loaded.
+        let registered = to_result(unsafe { bindings::aegisfs_sysfs_init() }).and_then(|()| {
+            // SAFETY: The type lives as long as the module.
+            let registered = to_result(unsafe { bindings::register_filesystem(FS_TYPE.get()) });
+            // SAFETY: Made just now, and nobody uses it.
+            registered.inspect_err(|_| unsafe { bindings::aegisfs_sysfs_exit() })
+        });
         if let Err(e) = registered {
             // SAFETY: No inode was made.
             unsafe { inode::destroy_slab() };
@@ -295,6 +303,7 @@ impl Drop for Registration {
         // inodes either.
         unsafe {
             bindings::unregister_filesystem(FS_TYPE.get());
+            bindings::aegisfs_sysfs_exit();
             inode::destroy_slab();
         }
     }

@@ -2,6 +2,7 @@
 //! A mounted volume: what `s_fs_info` points to.
 
 use super::options::Options;
+use super::sysfs::Sysfs;
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::blockio::Bdev;
 use crate::linux::ffi::memory::{Shrink, Shrinker};
@@ -27,6 +28,8 @@ pub(super) struct Volume {
 /// A volume and those who look after it. Fields are dropped in order: the thread and the shrinker
 /// go before the volume that they use.
 pub(super) struct Mounted {
+    _sysfs: Sysfs,
+    _scrub: Thread<Scrub>,
     _thread: Thread<Volume>,
     _shrinker: Shrinker,
     volume: KBox<Volume>,
@@ -97,7 +100,36 @@ pub(super) fn errno(error: Error) -> kernel::error::Error {
     kernel::error::Error::from_errno(-error.errno())
 }
 
+/// The volume as the scrub's thread sees it.
+#[repr(transparent)]
+struct Scrub(Volume);
+
+impl Scrub {
+    fn of(volume: &Volume) -> &Self {
+        // SAFETY: The same layout.
+        unsafe { &*core::ptr::from_ref(volume).cast() }
+    }
+}
+
+impl Background for Scrub {
+    const NAME: &'static core::ffi::CStr = c"aegisfs-scrub";
+    const LOW_PRIORITY: bool = true;
+
+    fn step(&self) {
+        let ms = self.0.fs.scrub_work();
+        self.0.check_panic();
+        self.0.fs.wait_scrub(ms);
+    }
+
+    fn wake(&self) {
+        self.0.fs.wake_scrub();
+    }
+}
+
 impl Background for Volume {
+    const NAME: &'static core::ffi::CStr = c"aegisfs";
+    const LOW_PRIORITY: bool = false;
+
     fn step(&self) {
         let ms = self.fs.background();
         self.check_panic();
@@ -132,8 +164,9 @@ impl Mounted {
             let id = (&raw const (*sb).s_id).cast();
             Shrinker::register(&*volume, id)
                 .and_then(|shrinker| Ok((Thread::start(&*volume, id)?, shrinker)))
+                .and_then(|(thread, s)| Ok((Thread::start(Scrub::of(&volume), id)?, thread, s)))
         };
-        let (thread, shrinker) = match helpers {
+        let (scrub, thread, shrinker) = match helpers {
             Ok(helpers) => helpers,
             Err(e) => {
                 // It changed nothing yet; the error that counts is the other one.
@@ -142,6 +175,9 @@ impl Mounted {
             }
         };
         let mounted = Self {
+            // SAFETY: As above.
+            _sysfs: unsafe { Sysfs::add(&volume, (&raw const (*sb).s_id).cast()) },
+            _scrub: scrub,
             _thread: thread,
             _shrinker: shrinker,
             volume,
@@ -168,10 +204,14 @@ impl Mounted {
             mounted
         };
         let Self {
+            _sysfs,
+            _scrub,
             _thread,
             _shrinker,
             volume,
         } = KBox::into_inner(mounted);
+        drop(_sysfs);
+        drop(_scrub);
         drop(_thread);
         drop(_shrinker);
         // Folios are unlocked before the worker that read them has ended.

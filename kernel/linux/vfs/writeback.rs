@@ -19,7 +19,7 @@ use crate::linux::ffi::bindings;
 use crate::linux::ffi::bio::{bio_error, for_each_segment, Ioend};
 use crate::linux::ffi::table::{CStruct, Table};
 use crate::linux::ffi::task::{Runnable, Work};
-use aegisfs_engine::{DataRun, BLOCK_SHIFT, BLOCK_SIZE};
+use aegisfs_engine::{DataRun, DeviceEvent, BLOCK_SHIFT, BLOCK_SIZE};
 use aegisfs_platform::{crc32, log, LogLevel, NofsScope, Vec};
 use core::mem::offset_of;
 use core::ops::Range;
@@ -382,7 +382,7 @@ unsafe extern "C" fn end_io(bio: *mut bindings::bio) {
     // SAFETY: Set by `submit` only: part of an ioend that carries a `WriteIo`.
     unsafe {
         let io = Ioend::from_bio(bio).private().cast::<WriteIo>();
-        WriteIo::put(io, bio_error(bio));
+        WriteIo::put(io, device_error(io, bio));
     }
 }
 
@@ -390,9 +390,25 @@ unsafe extern "C" fn copy_end_io(bio: *mut bindings::bio) {
     // SAFETY: Set by `submit` only, with a `WriteIo` that counts this bio.
     unsafe {
         let io = (*bio).bi_private.cast::<WriteIo>();
-        let error = bio_error(bio);
+        let error = device_error(io, bio);
         bindings::bio_put(bio);
         WriteIo::put(io, error);
+    }
+}
+
+/// What the device said, and counted.
+///
+/// # Safety
+/// The bio is complete, and `io` is what it belongs to.
+unsafe fn device_error(io: *mut WriteIo, bio: *mut bindings::bio) -> i32 {
+    // SAFETY: By contract.
+    unsafe {
+        let error = bio_error(bio);
+        if error != 0 {
+            let fs = &(*io).inode().volume().fs;
+            fs.note_device(0, DeviceEvent::WriteError);
+        }
+        error
     }
 }
 

@@ -36,6 +36,12 @@ pub enum Noun {
     /// Usage and limits of users, groups and projects
     #[command(subcommand)]
     Quota(Quota),
+    /// Read and verify everything, and rewrite bad copies from good ones
+    #[command(subcommand)]
+    Scrub(Scrub),
+    /// Devices of a volume
+    #[command(subcommand)]
+    Device(Device),
     /// The structures on a device, as they are: for developers and for the curious
     #[command(subcommand)]
     Inspect(Inspect),
@@ -61,6 +67,79 @@ pub enum Volume {
         device: PathBuf,
         /// New label, at most 63 bytes; empty for none
         label: Option<String>,
+    },
+}
+
+/// What to do with the scrub job.
+#[derive(Debug, Subcommand)]
+pub enum Scrub {
+    /// Begin a job; a volume that is not mounted is done by this command itself
+    Start {
+        /// Mount point, device or image file
+        #[arg(value_name = "MOUNTPOINT|DEVICE")]
+        target: PathBuf,
+        /// Read at most so many bytes a second (100M); 0 for no limit
+        #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+        limit: Option<u64>,
+        /// Wait for its end
+        #[arg(short, long)]
+        wait: bool,
+    },
+    /// Show the job that runs, or the last one
+    Status {
+        /// Mount point, device or image file
+        #[arg(value_name = "MOUNTPOINT|DEVICE")]
+        target: PathBuf,
+    },
+    /// Make the job wait
+    Pause {
+        /// Mount point, device or image file
+        #[arg(value_name = "MOUNTPOINT|DEVICE")]
+        target: PathBuf,
+    },
+    /// Let the job go on
+    Resume {
+        /// Mount point, device or image file
+        #[arg(value_name = "MOUNTPOINT|DEVICE")]
+        target: PathBuf,
+        /// Wait for its end
+        #[arg(short, long)]
+        wait: bool,
+    },
+    /// Give the job up
+    Cancel {
+        /// Mount point, device or image file
+        #[arg(value_name = "MOUNTPOINT|DEVICE")]
+        target: PathBuf,
+    },
+    /// Wait for the end of the job, and show it
+    Wait {
+        /// Mount point, device or image file
+        #[arg(value_name = "MOUNTPOINT|DEVICE")]
+        target: PathBuf,
+    },
+    /// Set how many bytes the job may read in a second
+    Limit {
+        /// Mount point, device or image file
+        #[arg(value_name = "MOUNTPOINT|DEVICE")]
+        target: PathBuf,
+        /// Bytes a second (100M); 0 for no limit
+        #[arg(value_name = "SIZE", value_parser = size::parse)]
+        limit: u64,
+    },
+}
+
+/// What to do with devices.
+#[derive(Debug, Subcommand)]
+pub enum Device {
+    /// Show the counters of errors, which outlive mounts
+    Stats {
+        /// Mount point, device or image file
+        #[arg(value_name = "MOUNTPOINT|DEVICE")]
+        target: PathBuf,
+        /// Set them to zero after that
+        #[arg(long)]
+        reset: bool,
     },
 }
 

@@ -2,9 +2,12 @@
 //! `aegisfs`: administers AegisFS volumes. One command, noun and verb: `aegisfs volume info ...`.
 
 mod cli;
+mod control;
+mod device;
 mod inspect;
 mod quota;
 mod reader;
+mod scrub;
 mod volume;
 
 use aegisfs_tools::{logging, output, report};
@@ -31,6 +34,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.noun {
         Noun::Volume(verb) => volume::run(verb, cli.style())?,
         Noun::Quota(verb) => quota::run(verb, cli.style())?,
+        Noun::Scrub(verb) => return scrub::run(verb, cli.style()),
+        Noun::Device(verb) => device::run(verb, cli.style())?,
         Noun::Inspect(verb) => return inspect::run(verb, cli.style()),
         Noun::Completions { shell } => {
             let mut script = Vec::new();

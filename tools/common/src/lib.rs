@@ -6,6 +6,7 @@
 //! a command of its own.
 
 pub mod background;
+pub mod control;
 pub mod device;
 pub mod discard;
 pub mod logging;

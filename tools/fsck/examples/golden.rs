@@ -2,7 +2,7 @@
 //! Makes golden images: `PREFIX-clean.lz4`, unmounted in order, and `PREFIX-journal.lz4`, whose content
 //! is in the journal alone. Done once for each format version, and for each feature that came later:
 //! `cargo run --release -p aegisfs_fsck --example golden -- tests/golden/format-1`
-//! A second argument names the feature (`shared`), whose content the images have then.
+//! A second argument names the feature (`shared`, `health`), whose content the images have then.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -17,11 +17,12 @@ type Fill = fn(&Fs) -> Result<()>;
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     let prefix = std::env::args()
         .nth(1)
-        .ok_or("usage: golden PREFIX [shared]")?;
+        .ok_or("usage: golden PREFIX [shared|health]")?;
     let (fill, verify): (Fill, fn(&Fs)) = match std::env::args().nth(2).as_deref() {
         None => (support::fill, support::verify),
         Some("shared") => (support::fill_shared, support::verify_shared),
-        Some(_) => return Err("the only feature with images is shared".into()),
+        Some("health") => (support::fill_health, support::verify_health),
+        Some(_) => return Err("the features with images are shared and health".into()),
     };
     for (name, node_size, clean) in [("clean", 4096, true), ("journal", 16384, false)] {
         let disk = Disk::new(32 << 20);

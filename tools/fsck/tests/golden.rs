@@ -36,8 +36,11 @@ fn golden_images_are_clean_and_hold_what_they_held() {
     for path in images {
         println!("{}", path.display());
         let image = std::fs::read(&path).unwrap();
-        let verify = if path.to_string_lossy().contains("shared") {
+        let name = path.to_string_lossy();
+        let verify = if name.contains("shared") {
             support::verify_shared
+        } else if name.contains("health") {
+            support::verify_health
         } else {
             support::verify
         };
@@ -71,6 +74,6 @@ fn images_survive_their_encoding() {
     assert_eq!(Disk::decode(&image).encode(), image);
     let made = Disk::new(32 << 20);
     aegisfs_engine::format_volume(made.pool(), &aegisfs_engine::FormatOptions::new()).unwrap();
-    support::fill(&made.mount(false)).unwrap();
+    support::fill_health(&made.mount(false)).unwrap();
     support::fill_shared(&made.mount(false)).unwrap();
 }

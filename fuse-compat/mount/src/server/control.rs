@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The ioctls of the volume: label and trimming. Those of inodes are in [`super::fileattr`].
+//! The ioctls of the volume: label, trimming, and those of our own. Those of inodes are in [`super::fileattr`].
 //!
 //! `FS_IOC_SHUTDOWN` is none of them: the kernel does not hand its argument to FUSE servers.
 
 use super::refusal::{Refusal, Result};
 use super::Server;
+use aegisfs_engine::control::control_len;
 use aegisfs_engine::BLOCK_SIZE;
 
 const GET_LABEL: u32 = 0x8100_9431;
@@ -35,6 +36,12 @@ impl Server {
             TRIM => {
                 admin()?;
                 self.trim(input)
+            }
+            _ if control_len(command).is_some() => {
+                admin()?;
+                let mut bytes = input.to_vec();
+                self.fs.control(command, &mut bytes)?;
+                Ok(bytes)
             }
             _ => self.control_inode(caller, ino, command, input),
         }

@@ -137,6 +137,12 @@ impl Trees {
             .ok_or(Error::Corrupt)
     }
 
+    /// Identifier of the first tree behind `tree`.
+    pub fn tree_after(&self, tree: u64) -> Option<u64> {
+        let behind = self.roots.iter().map(|r| r.tree).filter(|t| *t > tree);
+        behind.min()
+    }
+
     fn set_root(&mut self, root: Root) {
         if let Some(r) = self.roots.iter_mut().find(|r| r.tree == root.tree) {
             *r = root;

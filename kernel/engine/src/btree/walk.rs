@@ -32,7 +32,50 @@ impl From<Walk> for Error {
     }
 }
 
+/// A node on the way to a key.
+pub struct OnWay<'a> {
+    /// What leads to it.
+    pub pointer: Pointer,
+    /// Its level.
+    pub level: u8,
+    /// First key that is not under it; `None`: it goes up to the last one.
+    pub to: Option<Key>,
+    /// Its bytes; `None`: it is not in memory, and the way ends here.
+    pub bytes: Option<&'a [u8]>,
+}
+
 impl Trees {
+    /// Hands the nodes on the way to `key` to `f`, from the root on, as far as they are in memory.
+    pub fn way(&self, tree: u64, key: &Key, f: &mut dyn FnMut(&OnWay<'_>)) -> Result<(), Error> {
+        let root = self.root(tree)?;
+        if root.pointer.id() == 0 {
+            return Ok(());
+        }
+        let (mut pointer, mut level, mut to) = (root.pointer, root.level, None);
+        loop {
+            let node = match self.node(&pointer, tree, level, Io::Refused) {
+                Ok(node) => Some(node),
+                Err(Walk::Missing { .. }) => None,
+                Err(Walk::Failed(e)) => return Err(e),
+            };
+            f(&OnWay {
+                pointer,
+                level,
+                to,
+                bytes: node.as_deref(),
+            });
+            let Some(b) = node.filter(|_| level > 0) else {
+                return Ok(());
+            };
+            let i = node::child_index(&b, key);
+            if i + 1 < node::count(&b) {
+                to = Some(node::key(&b, i + 1));
+            }
+            pointer = node::child(&b, i);
+            level -= 1;
+        }
+    }
+
     /// Hands the value of `key` to `f`; `false` if there is none.
     pub fn get(
         &self,

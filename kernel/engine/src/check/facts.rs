@@ -48,6 +48,7 @@ impl Problem {
             Self::RecordInvalid { .. } => ("record-invalid", Error, None),
             Self::RecordUnknown { .. } => ("record-unknown", Error, None),
             Self::QuotaRecord { .. } => ("quota-record", Error, Some(Counters)),
+            Self::HealthRecord { .. } => ("health-record", Warning, Some(Counters)),
             Self::QuotaUsage { .. } => ("quota-usage", Warning, Some(Counters)),
             Self::InodeCount { .. } => ("inode-count", Warning, Some(Counters)),
             Self::NextInode { .. } => ("next-inode", Error, Some(Inodes)),
@@ -126,7 +127,9 @@ impl Problem {
             | Self::FreeTotal { .. }
             | Self::InodeCount { .. }
             | Self::NextInode { .. } => Object::Volume,
-            Self::QuotaRecord { .. } => Object::Tree { tree: POOL_TREE },
+            Self::QuotaRecord { .. } | Self::HealthRecord { .. } => {
+                Object::Tree { tree: POOL_TREE }
+            }
             Self::QuotaUsage { of, id, .. } => Object::Quota { of, id },
             Self::TableCopy { .. } | Self::TableLost { .. } | Self::TableStale => {
                 Object::ChunkTable
@@ -307,6 +310,11 @@ impl fmt::Display for Problem {
             Self::RecordUnknown { key, .. } => write!(
                 f,
                 "the record ({}, {}, {}) does not belong there",
+                key.object, key.kind, key.offset
+            ),
+            Self::HealthRecord { key } => write!(
+                f,
+                "the record of the scrub job or of counters of a device ({}, kind {}, {}) is damaged",
                 key.object, key.kind, key.offset
             ),
             Self::QuotaRecord { key } => write!(

@@ -22,6 +22,7 @@ mod data;
 mod devices;
 mod facts;
 mod free;
+mod health;
 mod inode;
 
 mod names;
@@ -46,6 +47,7 @@ use crate::cache::Pool;
 use crate::error::{Error, Result};
 use crate::format::key::{kind, Key, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
+use crate::format::superblock::COMPAT_HEALTH;
 use crate::txn::{Fs, State, TREE};
 use aegisfs_platform::Vec;
 use inode::Inodes;
@@ -185,6 +187,8 @@ pub(crate) struct Checker<'a> {
     options: CheckOptions,
     usage: Usage,
     quota: quota::Recount,
+    /// There are records of health.
+    health: bool,
     sharing: shared::Sharing,
     summary: Summary,
     node_blocks: u32,
@@ -232,6 +236,7 @@ impl Fs {
             options,
             usage: Usage::new(&info, header_blocks)?,
             quota: quota::Recount::new(state.quota.on),
+            health: info.features[0] & COMPAT_HEALTH != 0,
             sharing: shared::Sharing::new(&info, header_blocks)?,
             summary: Summary::default(),
             node_blocks: info.node_size / crate::types::BLOCK_SIZE as u32,
@@ -279,6 +284,9 @@ impl Sink for PoolRecords {
         }
         if [kind::QUOTA, kind::QUOTA_INFO].contains(&key.kind) {
             return quota::record(cx, key, value);
+        }
+        if [kind::SCRUB, kind::SCRUB_DAMAGE, kind::DEVICE_STATS].contains(&key.kind) {
+            return health::record(cx, key, value);
         }
         if key != Key::new(FIRST_SUBVOLUME, kind::SUBVOLUME, 0) {
             return cx.report(&Problem::RecordUnknown {

@@ -240,6 +240,8 @@ pub enum Problem {
     RecordUnknown { tree: u64, key: Key },
     /// A record of quota cannot be decoded.
     QuotaRecord { key: Key },
+    /// A record of the scrub job or of counters of devices cannot be decoded.
+    HealthRecord { key: Key },
     /// Usage of an identifier is wrong: found, counted.
     QuotaUsage {
         of: QuotaType,

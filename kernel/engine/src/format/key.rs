@@ -34,6 +34,12 @@ pub mod kind {
     pub const QUOTA: u8 = 35;
     /// Pool tree: grace times of quota: (0, `QUOTA_INFO`, 0).
     pub const QUOTA_INFO: u8 = 36;
+    /// Pool tree: the scrub job: (0, SCRUB, 0).
+    pub const SCRUB: u8 = 37;
+    /// Pool tree: a range of a file that a scrub found damaged: (0, `SCRUB_DAMAGE`, number).
+    pub const SCRUB_DAMAGE: u8 = 38;
+    /// Pool tree: counters of a device: (device, `DEVICE_STATS`, 0).
+    pub const DEVICE_STATS: u8 = 39;
 }
 
 /// Tree identifier of the pool tree.

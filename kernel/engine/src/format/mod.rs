@@ -6,6 +6,7 @@
 
 pub mod bytes;
 pub mod chunk;
+pub mod health;
 pub mod journal;
 pub mod key;
 pub mod node;

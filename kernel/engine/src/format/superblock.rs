@@ -34,6 +34,8 @@ pub const CHUNK_BLOCKS: core::ops::RangeInclusive<u32> = 1024..=262_144;
 /// Most chunks: bounds the table in memory (2^21 chunks of 1 GiB are 2 PiB).
 pub const CHUNKS_MAX: u32 = 1 << 21;
 
+/// Compatible feature: there are records of health (scrub job, counters of devices).
+pub const COMPAT_HEALTH: u64 = 1;
 /// Incompatible feature: extents can be shared (SHARED records, the flag of extents).
 pub const INCOMPAT_SHARED: u64 = 1;
 /// Incompatible feature: moves of extents that take several operations (SHIFT records).

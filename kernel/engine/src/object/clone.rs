@@ -94,7 +94,7 @@ impl Fs {
         if source.inline {
             return self.copy_inline(from, to, to_offset, len);
         }
-        self.need_feature(INCOMPAT_SHARED)?;
+        self.need_feature(0, INCOMPAT_SHARED)?;
         if to_offset > 0 {
             self.materialize(to)?;
         }

@@ -7,13 +7,14 @@
 
 use super::extent::Mapped;
 use super::inode::block_of;
-use crate::cache::count;
 use crate::error::{Error, Result};
 use crate::format::bytes::{copy, is_zero};
 use crate::format::record::{extent_sum, Extent, ExtentKind};
 use crate::txn::Fs;
-use crate::types::{Attr, Time, BLOCK_SIZE, FILE_SIZE_MAX, MODE_DIR, MODE_FILE, MODE_TYPE};
-use aegisfs_platform::{crc32, log, LogLevel, Vec};
+use crate::types::{
+    Attr, DeviceEvent, Time, BLOCK_SIZE, FILE_SIZE_MAX, MODE_DIR, MODE_FILE, MODE_TYPE,
+};
+use aegisfs_platform::{crc32, LogLevel, Vec};
 
 /// Most blocks that are read or written in one piece.
 const PIECE: usize = 256;
@@ -36,7 +37,7 @@ impl Fs {
 
     /// Notes that a block of a file is lost for good.
     pub fn note_bad_data(&self, ino: u64, block: u64) {
-        log(
+        self.pool.report(
             LogLevel::Error,
             format_args!(
                 "inode {ino}: data at byte {} is damaged and has no good copy",
@@ -141,13 +142,13 @@ impl Fs {
                 continue;
             }
             if first.is_ok() {
-                count(&self.pool.stats.checksum_errors);
-                log(
+                let at = extent.addr[0] + i as u64;
+                self.pool.note(at, DeviceEvent::ChecksumError);
+                self.pool.report(
                     LogLevel::Warning,
                     format_args!(
-                        "inode {ino}: checksum error in the block at byte {}, device block {}",
+                        "inode {ino}: checksum error in the block at byte {}, device block {at}",
                         (block + i as u64).saturating_mul(BLOCK_SIZE as u64),
-                        extent.addr[0] + i as u64
                     ),
                 );
             }
@@ -172,6 +173,8 @@ impl Fs {
                     self.pool.heal(extent.replicas().take(i), out);
                     return Ok(());
                 }
+                // The first one was counted.
+                Ok(()) if i > 0 => self.pool.note(addr, DeviceEvent::ChecksumError),
                 Ok(()) => {}
                 Err(e) => last = e,
             }

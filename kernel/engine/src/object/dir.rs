@@ -11,7 +11,7 @@ use crate::format::key::{kind, Key};
 use crate::format::record::{valid_name, Dirent, COOKIE_SLOTS, DIRENT_MAX};
 use crate::txn::{Class, Fs, Tx, TREE};
 use crate::types::{
-    file_type, Attr, DirEntry, NewInode, Time, LINK_MAX, MODE_DIR, MODE_TYPE, NAME_MAX,
+    file_type, Attr, DirEntry, NewInode, Time, LINK_MAX, MODE_DIR, MODE_TYPE, NAME_MAX, ROOT_INO,
 };
 use aegisfs_platform::Vec;
 
@@ -77,6 +77,41 @@ impl<'a> Probe<'a> {
                 false
             }
         }
+    }
+}
+
+/// Longest path that [`Fs::path_of`] gives, in bytes.
+const PATH_MAX: usize = 4096;
+
+impl Fs {
+    /// A path of an inode from the root of the volume, by the name that its inode remembers. It takes
+    /// as long as the directories on the way are large.
+    ///
+    /// # Errors
+    /// `NotFound` for an inode without a name there, `NameTooLong`, `Stale`.
+    pub fn path_of(&self, ino: u64) -> Result<Vec<u8>> {
+        let mut path = Vec::new();
+        let mut at = ino;
+        while at != ROOT_INO {
+            let parent = self.getattr(at)?.parent;
+            let mut found = Err(Error::NotFound);
+            self.readdir(parent, 0, &mut |entry| {
+                if entry.ino == at {
+                    found = Vec::try_from_slice(entry.name).map_err(Error::from);
+                }
+                entry.ino != at
+            })?;
+            // Before what is there already.
+            let mut longer = Vec::try_from_slice(b"/")?;
+            longer.try_extend_from_slice(&found?)?;
+            longer.try_extend_from_slice(&path)?;
+            if longer.len() > PATH_MAX {
+                return Err(Error::NameTooLong);
+            }
+            path = longer;
+            at = parent;
+        }
+        Ok(path)
     }
 }
 

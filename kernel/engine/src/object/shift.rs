@@ -88,7 +88,7 @@ impl Fs {
         self.materialize(attr.ino)?;
         let (at, blocks) = (block_of(offset), block_of(len));
         if self.may_take_steps(attr.ino, at, if insert { blocks } else { 0 })? {
-            self.need_feature(INCOMPAT_SHIFT)?;
+            self.need_feature(0, INCOMPAT_SHIFT)?;
         }
         let shift = Shift {
             insert,

@@ -2,9 +2,9 @@
 //! Free space as fsck sees it: what the next checkpoint would write, and taking over what the trees
 //! were found to use.
 
-use super::{Bitmap, Range, Space};
+use super::{Bitmap, Range, Space, TablePage};
 use crate::error::{Error, Result};
-use crate::format::chunk::{check_bitmap, BITMAP_HEADER};
+use crate::format::chunk::{check_bitmap, ChunkEntry, BITMAP_HEADER};
 use crate::types::BLOCK_SIZE;
 use aegisfs_platform::Vec;
 
@@ -37,6 +37,32 @@ impl Space {
     /// Blocks of a chunk; 0 past the last one.
     pub fn chunk_blocks(&self, index: usize) -> u32 {
         self.chunks.get(index).map_or(0, |c| c.entry.blocks)
+    }
+
+    /// The table entry of a chunk as of the last checkpoint.
+    pub fn chunk_entry(&self, index: usize) -> Option<ChunkEntry> {
+        self.chunks.get(index).map(|c| c.entry)
+    }
+
+    /// The next checkpoint writes the map of a chunk anew, if it is in memory.
+    pub fn renew_map(&mut self, index: usize) -> bool {
+        let chunk = self.chunks.get_mut(index);
+        chunk.is_some_and(|c| {
+            c.dirty |= c.bitmap.is_some();
+            c.dirty
+        })
+    }
+
+    /// State of a page of the chunk table.
+    pub fn table_page(&self, index: usize) -> Option<TablePage> {
+        self.pages.get(index).copied()
+    }
+
+    /// The next checkpoint writes a page of the chunk table anew.
+    pub fn renew_page(&mut self, index: usize) {
+        if let Some(page) = self.pages.get_mut(index) {
+            page.stale = true;
+        }
     }
 
     /// The map of a chunk. Nothing is kept in memory.

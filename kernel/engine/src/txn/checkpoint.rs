@@ -98,17 +98,20 @@ impl Fs {
         Ok(())
     }
 
-    /// The volume bears a feature from now on: durably, so that no record that needs it is written
+    /// The volume bears features from now on: durably, so that no record that needs it is written
     /// before.
     #[inline(never)]
-    pub(crate) fn need_feature(&self, incompat: u64) -> Result<()> {
+    pub(crate) fn need_feature(&self, compat: u64, incompat: u64) -> Result<()> {
         {
             let mut checkpointer = self.checkpointer.lock();
-            let there = checkpointer.superblock.incompat & incompat == incompat;
+            let superblock = &checkpointer.superblock;
+            let there =
+                superblock.incompat & incompat == incompat && superblock.compat & compat == compat;
             if there && !checkpointer.forced {
                 return Ok(());
             }
             self.writable()?;
+            checkpointer.superblock.compat |= compat;
             checkpointer.superblock.incompat |= incompat;
             checkpointer.forced = true;
         }

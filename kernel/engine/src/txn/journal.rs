@@ -243,10 +243,7 @@ impl Journal {
             };
             header.seal(entry, self.pool.uuid());
             let offset = self.offset + u64::from(at) * BLOCK_SIZE as u64;
-            self.pool
-                .device(0)?
-                .write_barrier(offset, entry)
-                .inspect_err(|_| count(&self.pool.stats.io_errors))?;
+            self.pool.device(0)?.write_barrier(offset, entry)?;
             count(&self.pool.stats.journal_writes);
             number += u64::from(records);
             rest = rest.get(bytes..).unwrap_or(&[]);

@@ -16,6 +16,7 @@
 //! 4. Lock order: checkpoint, trees, space, journal, cache, leaf.
 
 pub mod checkpoint;
+pub mod health;
 pub mod journal;
 pub mod quota;
 pub mod recovery;
@@ -34,6 +35,7 @@ use aegisfs_platform::{
 };
 use checkpoint::Checkpointer;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use health::Health;
 use journal::Journal;
 use quota::QuotaPart;
 
@@ -72,6 +74,7 @@ pub struct Fs {
     pub(crate) readers: Mutex<Readers>,
     pub(crate) wake: Mutex<Wake>,
     pub(crate) wake_up: CondVar,
+    pub(crate) health: Box<Health>,
     pub(crate) options: Mutex<MountOptions>,
     /// No changes, by the mount's wish.
     pub(crate) read_only: AtomicBool,

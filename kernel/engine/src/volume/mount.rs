@@ -9,11 +9,12 @@ use crate::format::chunk::{check_page, ChunkEntry, ENTRIES};
 use crate::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
 use crate::format::superblock::{
-    SuperFault, Superblock, INCOMPAT_KNOWN, INCOMPAT_UNDO, RO_COMPAT_KNOWN, RO_COMPAT_QUOTA,
-    TABLE_OFFSET,
+    SuperFault, Superblock, COMPAT_HEALTH, INCOMPAT_KNOWN, INCOMPAT_UNDO, RO_COMPAT_KNOWN,
+    RO_COMPAT_QUOTA, TABLE_OFFSET,
 };
 use crate::space::{table_digest, Readers, Space, SpaceConfig, TablePage};
 use crate::txn::checkpoint::Checkpointer;
+use crate::txn::health::Health;
 use crate::txn::journal::Journal;
 use crate::txn::quota::{self, QuotaPart, Quotas};
 use crate::txn::recovery;
@@ -230,6 +231,7 @@ pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
         readers: Mutex::try_new(LockClass::Leaf, Readers::default())?,
         wake: Mutex::try_new(LockClass::Leaf, wake)?,
         wake_up: CondVar::try_new()?,
+        health: new_health(pool.devices())?,
         options: Mutex::try_new(LockClass::Leaf, *parts.options)?,
         read_only: AtomicBool::new(false),
         stopped: AtomicBool::new(false),
@@ -306,6 +308,11 @@ fn new_state(pool: &Arc<Pool>, generation: u64, sequence: u64) -> Result<Box<RwL
 }
 
 #[inline(never)]
+fn new_health(devices: usize) -> Result<Box<Health>> {
+    Ok(try_box(Health::new(devices)?)?)
+}
+
+#[inline(never)]
 fn new_quota() -> Result<Box<QuotaPart>> {
     let table = Mutex::try_new(LockClass::Leaf, Quotas::new())?;
     Ok(try_box(QuotaPart::new(table))?)
@@ -349,6 +356,7 @@ impl Fs {
         if !options.no_recovery {
             fs.replay(epoch)?;
         }
+        fs.load_health();
         fs.checkpointer.lock().forced = true;
         if !options.read_only {
             fs.make_writable()?;
@@ -369,6 +377,20 @@ impl Fs {
             );
         }
         self.read_only.store(true, Relaxed);
+    }
+
+    /// Reads the records of health. Without them the volume is as good.
+    #[inline(never)]
+    fn load_health(&self) {
+        if self.info().features[0] & COMPAT_HEALTH == 0 {
+            return;
+        }
+        if let Err(e) = self.health.load(&self.state.read()) {
+            log(
+                LogLevel::Warning,
+                format_args!("counters and scrub job: {e}"),
+            );
+        }
     }
 
     /// Applies the journal. New entries will be of epoch `epoch`.
@@ -412,10 +434,10 @@ impl Fs {
                 level: checkpointer.superblock.pool_level,
             }
         };
-        let quota = self.info().features[1] & RO_COMPAT_QUOTA != 0;
+        let [_, ro_compat, _] = self.info().features;
         let mut state = self.state.write();
         state.trees.add_root(pool_root)?;
-        if quota {
+        if ro_compat & RO_COMPAT_QUOTA != 0 {
             quota::load(&mut state)?;
         }
         let key = Key::new(FIRST_SUBVOLUME, kind::SUBVOLUME, 0);

@@ -3,6 +3,7 @@
 
 #![allow(dead_code)] // No test uses all of it.
 
+use aegisfs_engine::check::{CheckOptions, Observer, Phase, Problem};
 use aegisfs_engine::*;
 use aegisfs_platform::Vec as PVec;
 use std::sync::{Arc, Mutex};
@@ -32,11 +33,34 @@ impl Ram {
         Self(Arc::new(Mutex::new(self.0.lock().unwrap().clone())))
     }
 
+    /// What a check of everything finds.
+    pub fn check(&self) -> Vec<Problem> {
+        let fs = self.mount_with(MountOptions {
+            read_only: true,
+            ..MountOptions::default()
+        });
+        let mut found = Found(vec![]);
+        let options = CheckOptions { data: true };
+        fs.check(options, &mut found).unwrap();
+        found.0
+    }
+
     fn devices(&self) -> PVec<aegisfs_platform::Box<dyn BlockDevice>> {
         let mut v = PVec::new();
         v.try_push(Box::new(self.clone()) as Box<dyn BlockDevice>)
             .unwrap();
         v
+    }
+}
+
+struct Found(Vec<Problem>);
+
+impl Observer for Found {
+    fn problem(&mut self, problem: &Problem) {
+        self.0.push(*problem);
+    }
+    fn progress(&mut self, _: Phase, _: u64, _: u64) -> bool {
+        true
     }
 }
 

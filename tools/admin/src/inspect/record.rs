@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Records of the trees in words.
 
+use aegisfs_engine::format::health::{decode_device_stats, decode_scrub, decode_scrub_damage};
 use aegisfs_engine::format::key::{kind, Key};
 use aegisfs_engine::format::quota::{decode_grace, decode_quota};
 use aegisfs_engine::format::record::{
     decode_inode, Dirent, Extent, ExtentKind, Shared, Shift, Subvolume, Xattr,
 };
-use aegisfs_engine::QuotaType;
+use aegisfs_engine::{DeviceEvent, QuotaType};
 use aegisfs_tools::output::printable;
 
 /// What a record of a kind is called.
@@ -25,6 +26,9 @@ pub fn kind_name(n: u8) -> &'static str {
         kind::SHARED => "shared",
         kind::QUOTA => "quota",
         kind::QUOTA_INFO => "quota_info",
+        kind::SCRUB => "scrub",
+        kind::SCRUB_DAMAGE => "scrub_damage",
+        kind::DEVICE_STATS => "device_stats",
         _ => "unknown",
     }
 }
@@ -119,6 +123,43 @@ pub fn describe(key: &Key, value: &[u8]) -> Option<String> {
             });
             format!("grace times: {}", text.collect::<Vec<_>>().join("; "))
         }
+        kind::SCRUB | kind::SCRUB_DAMAGE | kind::DEVICE_STATS => describe_health(key, value)?,
         _ => format!("{} bytes", value.len()),
+    })
+}
+
+/// Records of health in words.
+fn describe_health(key: &Key, value: &[u8]) -> Option<String> {
+    Some(match key.kind {
+        kind::SCRUB => {
+            let (s, cursor) = decode_scrub(value)?;
+            format!(
+                "job {} {}, {} of {} bytes, bad copies: metadata {} data {} rewritten {}, lost: \
+                 metadata {} data {}, goes on with {:?} {} ({}, {}, {})",
+                s.id,
+                s.state.as_str(),
+                s.done,
+                s.total,
+                s.metadata_errors,
+                s.data_errors,
+                s.healed,
+                s.metadata_lost,
+                s.data_lost,
+                cursor.phase,
+                cursor.index,
+                cursor.key.object,
+                cursor.key.kind,
+                cursor.key.offset
+            )
+        }
+        kind::SCRUB_DAMAGE => {
+            let d = decode_scrub_damage(value)?;
+            format!("inode {}, {} blocks at {}", d.ino, d.blocks, d.block)
+        }
+        _ => {
+            let stats = decode_device_stats(value)?;
+            let text = DeviceEvent::ALL.map(|e| format!("{} {}", e.as_str(), stats.get(e)));
+            format!("device {}: {}", key.object, text.join(" "))
+        }
     })
 }

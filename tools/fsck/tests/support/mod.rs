@@ -3,8 +3,8 @@
 //! content, which is the same for all of them.
 
 use aegisfs_engine::{
-    BlockDevice, Error, Fs, MountOptions, NewInode, Result, Time, BLOCK_SIZE, MODE_CHAR, MODE_DIR,
-    MODE_FILE, MODE_SYMLINK, ROOT_INO,
+    BlockDevice, DeviceEvent, Error, Fs, MountOptions, NewInode, Result, ScrubState, Time,
+    BLOCK_SIZE, MODE_CHAR, MODE_DIR, MODE_FILE, MODE_SYMLINK, ROOT_INO,
 };
 use aegisfs_platform::{Box as EngineBox, Vec as EngineVec};
 use std::sync::{Arc, Mutex};
@@ -247,4 +247,29 @@ pub fn verify_shared(fs: &Fs) {
     {
         assert!(block == &all[n * 7 % SHARED * BLOCK_SIZE..][..BLOCK_SIZE]);
     }
+}
+
+/// As [`fill`], with counters of a device and a scrub that waits.
+pub fn fill_health(fs: &Fs) -> Result<()> {
+    fs.note_device(0, DeviceEvent::ReadError);
+    fs.note_device(0, DeviceEvent::ReadError);
+    fs.wake_background();
+    fs.background();
+    fill(fs)?;
+    fs.scrub_start(1 << 40)?;
+    for _ in 0..10 {
+        fs.scrub_work();
+    }
+    fs.scrub_pause()
+}
+
+/// Compares a volume with what [`fill_health`] makes.
+pub fn verify_health(fs: &Fs) {
+    verify(fs);
+    let stats = fs.device_stats(0).unwrap();
+    assert_eq!(stats.get(DeviceEvent::ReadError), 2);
+    let job = fs.scrub_status();
+    assert_eq!((job.id, job.state), (1, ScrubState::Paused));
+    assert_eq!((job.limit, job.damaged), (1 << 40, 0));
+    assert!(job.done > 0 && job.done < job.total);
 }

@@ -137,6 +137,7 @@ impl Repair<'_> {
                 ..
             } => self.cut(tree, level, &from, block),
             Problem::QuotaRecord { key } => self.fs.repair_quota_record(&key).map(|()| true),
+            Problem::HealthRecord { key } => self.fs.drop_health_record(key).map(|()| true),
             Problem::QuotaUsage {
                 of,
                 id,

@@ -11,6 +11,7 @@ const TABLE: &str = include_str!("../facts.rs");
 const TESTS: &[&str] = &[
     include_str!("bytes.rs"),
     include_str!("device.rs"),
+    include_str!("health.rs"),
     include_str!("objects.rs"),
     include_str!("quota.rs"),
     include_str!("shared.rs"),

@@ -7,6 +7,7 @@ extern crate std;
 mod bytes;
 mod complete;
 mod device;
+mod health;
 mod objects;
 mod quota;
 mod shared;

@@ -32,7 +32,7 @@ fn counting() -> Ram {
 }
 
 /// Puts a record into the pool tree that the engine would not.
-fn put_pool(ram: &Ram, key: Key, value: &[u8]) {
+pub fn put_pool(ram: &Ram, key: Key, value: &[u8]) {
     let fs = ram.mount();
     {
         let mut state = fs.state.write();

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Copies: finding a good one, and rewriting bad ones from it.
+//!
+//! Invariant: a copy is rewritten only with bytes that were verified against the pointer (or the
+//! checksum) that leads to it, and only while that pointer is known to be in force: the caller holds
+//! the trees exclusively, or a read guard since before it found the pointer. So no block that has
+//! become something else is written, and a rewrite that a crash tears leaves a bad copy bad.
+
+use super::{count, Node, Pool};
+use crate::error::{Error, Result};
+use crate::format::key::{Pointer, MAX_REPLICAS};
+use crate::format::node::{self, Expected, NodeFault};
+use crate::types::DeviceEvent;
+use aegisfs_platform::{log, monotonic_ms, try_arc, Arc, LogLevel, Vec};
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Keeps damage from filling the log.
+#[derive(Default)]
+pub struct Reports {
+    /// When the running interval began.
+    since: AtomicU64,
+    /// Lines in it.
+    lines: AtomicU32,
+}
+
+/// Lines about damage that are logged in an interval, and its length.
+const LINES: u32 = 20;
+const INTERVAL_MS: u64 = 5000;
+
+/// What [`Pool::mend`] found and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// Copies that were bad.
+    pub bad: u32,
+    /// Of them rewritten, and read back as they should be.
+    pub healed: u32,
+    /// There is a good copy.
+    pub good: bool,
+}
+
+/// The copies of a node, or of a block of data.
+pub struct Copies<'a> {
+    /// Their addresses.
+    pub at: [u64; MAX_REPLICAS],
+    /// What is wrong with the bytes of a copy.
+    pub fault: &'a dyn Fn(&[u8]) -> Option<DeviceEvent>,
+    /// What they belong to, for the log.
+    pub what: fmt::Arguments<'a>,
+}
+
+impl From<NodeFault> for DeviceEvent {
+    fn from(fault: NodeFault) -> Self {
+        match fault {
+            NodeFault::Misplaced => Self::GenerationError,
+            _ => Self::ChecksumError,
+        }
+    }
+}
+
+impl Pool {
+    /// Logs a line about damage, unless there were too many of late.
+    pub fn report(&self, level: LogLevel, line: fmt::Arguments<'_>) {
+        let Reports { since, lines } = &self.reports;
+        let (now, start) = (monotonic_ms(), since.load(Relaxed));
+        let over = now.saturating_sub(start) >= INTERVAL_MS;
+        if over && since.compare_exchange(start, now, Relaxed, Relaxed).is_ok() {
+            let more = lines.swap(0, Relaxed).saturating_sub(LINES);
+            if more > 0 {
+                log(
+                    LogLevel::Warning,
+                    format_args!("{more} more lines about damage are left out"),
+                );
+            }
+        }
+        if lines.fetch_add(1, Relaxed) < LINES {
+            log(level, line);
+        }
+    }
+
+    /// Reads a node from its replicas, verifies it, caches it. Copies that are bad are rewritten
+    /// when another one is good.
+    ///
+    /// The caller sees to it that the blocks are not used for something else meanwhile: it holds
+    /// the trees exclusively, or a read guard since before it found `pointer`.
+    pub fn fetch(&self, pointer: &Pointer, tree: u64, level: u8) -> Result<Arc<Node>> {
+        let expected = Expected {
+            pool: self.uuid,
+            pointer: *pointer,
+            tree,
+            level,
+        };
+        let mut buf = Vec::try_filled(self.node_size, 0)?;
+        let mut last = Error::Corrupt;
+        for (i, block) in pointer.replicas().enumerate() {
+            if let Err(e) = self.read_raw(block, &mut buf) {
+                self.report(
+                    LogLevel::Warning,
+                    format_args!("node at block {block} of tree {tree}: {e}"),
+                );
+                last = e;
+                continue;
+            }
+            if let Err(fault) = node::verify(&buf, &expected) {
+                self.note(block, fault.into());
+                self.report(
+                    LogLevel::Warning,
+                    format_args!("node at block {block} of tree {tree}: {}", fault.as_str()),
+                );
+                last = Error::Corrupt;
+                continue;
+            }
+            count(&self.stats.nodes_read);
+            if i > 0 {
+                self.heal(pointer.replicas().take(i), &buf);
+            }
+            let node = try_arc(Node(buf))?;
+            self.cache.insert(&node);
+            return Ok(node);
+        }
+        self.report(
+            LogLevel::Error,
+            format_args!(
+                "no good copy of the node at block {} of tree {tree}, level {level}",
+                pointer.id()
+            ),
+        );
+        Err(last)
+    }
+
+    /// Rewrites bad copies from a good one.
+    pub fn heal(&self, bad: impl Iterator<Item = u64>, good: &[u8]) {
+        for block in bad {
+            self.rewrite(block, good);
+        }
+    }
+
+    /// Rewrites a bad copy, where that is possible now.
+    fn rewrite(&self, block: u64, good: &[u8]) -> bool {
+        if !self.may_heal.load(Relaxed) || self.frozen.load(Relaxed) {
+            return false;
+        }
+        let done = self.write_raw(block, good);
+        match done {
+            Ok(()) => {
+                self.note(block, DeviceEvent::Healed);
+                self.report(
+                    LogLevel::Info,
+                    format_args!("block {block} rewritten from its replica"),
+                );
+            }
+            Err(e) => self.report(
+                LogLevel::Error,
+                format_args!("block {block} cannot be rewritten from its replica: {e}"),
+            ),
+        }
+        done.is_ok()
+    }
+
+    /// Reads and verifies all copies; bad ones are rewritten from a good one (or from `known`, bytes
+    /// that were verified before), and read back. Both buffers are as long as a copy.
+    pub fn mend(
+        &self,
+        copies: &Copies<'_>,
+        known: Option<&[u8]>,
+        good: &mut [u8],
+        buf: &mut [u8],
+    ) -> Mended {
+        let mut mended = Mended::default();
+        let mut bad = [false; MAX_REPLICAS];
+        for (block, bad) in copies.at.into_iter().zip(bad.iter_mut()) {
+            if block == 0 {
+                continue;
+            }
+            let into = if mended.good { &mut *buf } else { &mut *good };
+            *bad = !self.is_good(block, copies, into);
+            mended.bad += u32::from(*bad);
+            mended.good |= !*bad;
+        }
+        if let (false, Some(known)) = (mended.good, known) {
+            crate::format::bytes::copy(good, known);
+            mended.good = true;
+        }
+        if !mended.good {
+            return mended;
+        }
+        for (block, _) in copies.at.into_iter().zip(bad).filter(|(_, bad)| *bad) {
+            // Read back through the device: a medium that does not hold what is written shows here.
+            if self.rewrite(block, good) && self.is_good(block, copies, buf) {
+                mended.healed += 1;
+            }
+        }
+        mended
+    }
+
+    /// Reads one copy, verifies it, counts and logs what is wrong.
+    fn is_good(&self, block: u64, copies: &Copies<'_>, buf: &mut [u8]) -> bool {
+        match self.read_raw(block, buf) {
+            Ok(()) => {
+                let Some(event) = (copies.fault)(buf) else {
+                    return true;
+                };
+                self.note(block, event);
+                self.report(
+                    LogLevel::Warning,
+                    format_args!(
+                        "{}, copy at block {block}: {}",
+                        copies.what,
+                        event.in_words()
+                    ),
+                );
+            }
+            Err(e) => self.report(
+                LogLevel::Warning,
+                format_args!("{}, copy at block {block}: {e}", copies.what),
+            ),
+        }
+        false
+    }
+}
