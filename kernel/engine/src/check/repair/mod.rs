@@ -171,7 +171,10 @@ impl Repair<'_> {
             }
             Problem::InodeMissing { ino, kind } => self.make_inode(ino, kind),
             Problem::LinkCount { ino, counted, .. } => self.link_count(ino, counted),
-            Problem::BlockCount { ino, .. } => self.block_count(ino),
+            // The check knows which extents count; no repair changes that.
+            Problem::BlockCount { ino, counted, .. } => {
+                self.change_inode(ino, &mut |a| a.blocks = counted)
+            }
             Problem::DataBeyondEnd { ino, end, .. } => {
                 self.change_inode(ino, &mut |a| a.size = a.size.max(end))
             }

@@ -44,11 +44,6 @@ impl Repair<'_> {
         Ok((blocks, end))
     }
 
-    pub(super) fn block_count(&self, ino: u64) -> Result<bool> {
-        let (blocks, _) = self.extents(ino)?;
-        self.change_inode(ino, &mut |a| a.blocks = blocks)
-    }
-
     /// Bytes of inline content without a gap.
     fn inline_length(&self, ino: u64) -> Result<u64> {
         let mut len = 0;
