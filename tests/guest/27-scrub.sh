@@ -46,7 +46,7 @@ drop_caches
 same "blocks damaged" 1024 "$(damage /tmp/data 0)"
 dmesg -C
 cmp "$MNT/data" /tmp/data || die "the other copy was not used"
-dmesg | grep -q "aegisfs.*rewritten from its replica" || die "no line in the log: $(dmesg)"
+grep -q "aegisfs.*rewritten from its replica" <<< "$(dmesg)" || die "no line in the log: $(dmesg)"
 [ "$(dmesg | grep -c aegisfs)" -lt 100 ] || die "the log is full of it"
 # The device has it twice again.
 same "all copies" 2048 "$(damage /tmp/data all)"
@@ -103,7 +103,7 @@ checked
 mount_volume
 after=$(field devices.0.healed aegisfs device stats "$MNT")
 [ "$after" -ge $((healed + 1024)) ] || die "$after after the remount"
-aegisfs device stats --reset "$MNT" | grep -q "$after" || die "reset does not show them"
+grep -q "$after" <<< "$(aegisfs device stats --reset "$MNT")" || die "reset does not show them"
 remount_cold
 same "after the reset" 0 "$(field devices.0.healed aegisfs device stats "$MNT")"
 chmod 755 "$MNT"
@@ -120,7 +120,7 @@ same "blocks damaged" 3 "$(damage /tmp/data all 100 3)"
 mount_volume
 dmesg -C
 status 3 aegisfs scrub start --wait "$MNT"
-dmesg | grep -q "inode .*data at byte 409600 is damaged" || die "log: $(dmesg)"
+grep -q "inode .*data at byte 409600 is damaged" <<< "$(dmesg)" || die "log: $(dmesg)"
 for _ in 1 2; do
 	status 3 aegisfs scrub status "$MNT"
 	same "the damaged file" "/dir/data 409600 12288" \

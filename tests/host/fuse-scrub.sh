@@ -51,7 +51,7 @@ status 1 aegisfs scrub start "$mnt"
 sleep 1
 unmount_volume "$mnt"
 shows 'running' aegisfs scrub status "$image"
-aegisfs inspect trees --records 1 "$image" | grep -q 'job 3 running' || fail "inspect does not show the job"
+shows 'job 3 running' aegisfs inspect trees --records 1 "$image"
 check_volume "$image" "with a job under way"
 mount_volume "$image" "$mnt"
 [[ $(field state "$mnt") == running ]] || fail "it does not go on"
