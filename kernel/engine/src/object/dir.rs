@@ -319,6 +319,10 @@ impl Fs {
             }
             let mut rest = &bytes[..];
             for (cookie, len) in &entries {
+                // A damaged tree's nodes may overlap; a position that goes back would show names twice.
+                if *cookie <= after {
+                    return Err(Error::Corrupt);
+                }
                 let (record, tail) = rest.split_at_checked(*len).ok_or(Error::Corrupt)?;
                 rest = tail;
                 let e = Dirent::decode(record).ok_or(Error::Corrupt)?;
