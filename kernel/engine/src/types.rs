@@ -525,8 +525,8 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Ignore the journal: the state of the last checkpoint (needs `read_only`).
     pub no_recovery: bool,
-    /// A journal that is damaged before its end is replayed up to the damage, and what follows is given up:
-    /// operations that were durable are lost.
+    /// A journal that is damaged before its end is replayed up to the damage, and what follows is given up;
+    /// so is what a superblock held that is damaged in both copies. Operations that were durable are lost.
     pub journal_prefix: bool,
     /// Seconds between checkpoints of a busy volume.
     pub commit_secs: u32,

@@ -147,7 +147,17 @@ fn superblocks(
             continue;
         }
         let mut twin: Option<Box<Superblock>> = None;
-        for offset in Superblock::slot_offsets(device.size(), slot) {
+        let offsets = Superblock::slot_offsets(device.size(), slot);
+        let mut bad = 0;
+        for offset in offsets {
+            bad += usize::from(read_super(device, offset, &mut buf)?.is_err());
+        }
+        if bad == offsets.len() {
+            let offset = offsets[0];
+            found.try_push(Problem::SuperblockPair { offset })?;
+            continue;
+        }
+        for offset in offsets {
             let fault = match read_super(device, offset, &mut buf)? {
                 Err(fault) => fault,
                 Ok(sb) => {

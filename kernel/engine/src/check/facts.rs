@@ -18,6 +18,7 @@ impl Problem {
                 ("superblock-copy-bad", Note, Some(Copies))
             }
             Self::SuperblockCopy { .. } => ("superblock-copy-bad", Warning, Some(Copies)),
+            Self::SuperblockPair { .. } => ("superblock-pair-bad", Error, Some(Stage::Journal)),
             Self::SuperblockLost => ("superblock-lost", Error, None),
             Self::UnknownFeatures { .. } => ("unknown-features", Error, None),
             Self::DeviceShort { .. } => ("device-too-short", Error, None),
@@ -113,6 +114,7 @@ impl Problem {
                 | Self::InlineContent { .. }
                 | Self::QuotaRecord { .. }
                 | Self::JournalDamaged { .. }
+                | Self::SuperblockPair { .. }
         )
     }
 
@@ -120,7 +122,9 @@ impl Problem {
     #[must_use]
     pub const fn object(&self) -> Object {
         match *self {
-            Self::SuperblockCopy { offset, .. } => Object::Superblock { offset },
+            Self::SuperblockCopy { offset, .. } | Self::SuperblockPair { offset } => {
+                Object::Superblock { offset }
+            }
             Self::SuperblockLost
             | Self::UnknownFeatures { .. }
             | Self::DeviceShort { .. }
@@ -206,6 +210,10 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::SuperblockCopy { fault, .. } => write!(f, "this copy {fault}"),
+            Self::SuperblockPair { .. } => f.write_str(
+                "both copies of it are bad, and it may have been the newest: what only it knew can only be \
+                 given up",
+            ),
             Self::SuperblockLost => f.write_str("no copy of the superblock is usable"),
             Self::UnknownFeatures { incompat, .. } if incompat & INCOMPAT_UNDO != 0 => {
                 f.write_str("repairs were being undone: run fsck.aegisfs --undo-apply again")

@@ -37,7 +37,7 @@ impl Severity {
 /// When a repair has its turn: later ones build on earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// The journal is replayed up to where it is damaged: a mount with
+    /// The journal is replayed up to where it is damaged, from the superblock that is left: a mount with
     /// [`journal_prefix`](crate::MountOptions::journal_prefix) does that, and then all is checked anew.
     Journal,
     /// Bad copies are rewritten from good ones.
@@ -152,6 +152,8 @@ pub enum Problem {
         fault: SuperCopyFault,
         clean: bool,
     },
+    /// Both copies of one of the two superblocks are bad: it may have been the newer one.
+    SuperblockPair { offset: u64 },
     /// No copy of the superblock is usable.
     SuperblockLost,
     /// The volume has features that this version does not know.

@@ -31,8 +31,17 @@ use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 /// `NotAegis` when no copy bears the magic number, `Corrupt` when none is valid, `Unsupported` for
 /// newer formats, device errors.
 pub fn read_superblock(device: &dyn BlockDevice) -> Result<(Box<Superblock>, u8)> {
+    let (sb, slot, _) = read_slots(device)?;
+    Ok((sb, slot))
+}
+
+/// As [`read_superblock`]; also says whether the other slot has a good copy, or needs none yet. If not, it
+/// may have held a newer checkpoint, and what only that one knew is not to be had. No crash does this: what
+/// is in use of a superblock fits a sector.
+fn read_slots(device: &dyn BlockDevice) -> Result<(Box<Superblock>, u8, bool)> {
     let mut buf = Vec::try_filled(BLOCK_SIZE, 0)?;
     let mut best: Option<(Box<Superblock>, u8)> = None;
+    let mut good = [false; 2];
     let mut error = Error::NotAegis;
     for slot in [0, 1] {
         for offset in Superblock::slot_offsets(device.size(), slot) {
@@ -41,6 +50,7 @@ pub fn read_superblock(device: &dyn BlockDevice) -> Result<(Box<Superblock>, u8)
             }
             match read_copy(device, offset, &mut buf) {
                 Ok(sb) => {
+                    good[usize::from(slot)] = true;
                     let newer = |(b, _): &(Box<Superblock>, u8)| b.age() < sb.age();
                     if best.as_ref().is_none_or(newer) {
                         best = Some((sb, slot));
@@ -64,7 +74,9 @@ pub fn read_superblock(device: &dyn BlockDevice) -> Result<(Box<Superblock>, u8)
         );
         return Err(Error::Corrupt);
     }
-    Ok((sb, slot))
+    // mkfs writes one slot only; the first mount writes the other one.
+    let both = good == [true; 2] || sb.generation == 1;
+    Ok((sb, slot, both))
 }
 
 /// Reads and checks one copy.
@@ -334,7 +346,16 @@ impl Fs {
         if options.no_recovery && !options.read_only {
             return Err(Error::Invalid);
         }
-        let (superblock, slot) = read_superblock(&**device)?;
+        let (superblock, slot, both) = read_slots(&**device)?;
+        if !both && !options.no_recovery && !options.journal_prefix {
+            log(
+                LogLevel::Error,
+                format_args!(
+                    "both copies of one superblock are damaged; the other one may be older: run fsck.aegisfs"
+                ),
+            );
+            return Err(Error::Corrupt);
+        }
         check_features(&superblock, options.read_only)?;
         let (entries, pages) = read_table(&**device, &superblock, !options.read_only)?;
         // Above everything that an unfinished checkpoint or an earlier mount has used, see `announce`.

@@ -71,6 +71,35 @@ fn superblock_torn_by_a_crash_is_only_a_note() {
     ram.mended(&["superblock-copy-bad"]);
 }
 
+/// The one that is left may be older: no mount takes it without being told to.
+#[test]
+fn superblock_damaged_in_both_copies() {
+    for damaged in [0, 1] {
+        let ram = sample();
+        for offset in Superblock::slot_offsets(ram.size(), damaged) {
+            ram.poke(offset, |b| b[200] ^= 1);
+        }
+        let mount = |change: fn(&mut MountOptions)| {
+            let mut options = MountOptions::default();
+            change(&mut options);
+            Fs::mount(ram.devices(), options)
+        };
+        assert_eq!(mount(|_| {}).err(), Some(Error::Corrupt));
+        assert_eq!(mount(|o| o.read_only = true).err(), Some(Error::Corrupt));
+        let fs = mount(|o| (o.read_only, o.no_recovery) = (true, true)).unwrap();
+        let mut found = Found::default();
+        fs.check(CheckOptions::default(), &mut found).unwrap();
+        let codes: Vec<_> = found.0.iter().map(Problem::code).collect();
+        assert!(codes.contains(&"superblock-pair-bad"), "{codes:?}");
+        drop(fs);
+        mount(|o| o.journal_prefix = true)
+            .unwrap()
+            .unmount()
+            .unwrap();
+        assert_eq!(ram.check(), []);
+    }
+}
+
 #[test]
 fn superblock_lost() {
     let ram = sample();
