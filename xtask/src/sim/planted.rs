@@ -88,8 +88,8 @@ const BUGS: &[Bug] = &[
         what: "a journal entry is acknowledged while it is in the disk's cache",
         changes: &[(
             JOURNAL,
-            "                .write_barrier(offset, entry)\n",
-            "                .half_barrier(offset, entry)\n",
+            "device(0)?.write_barrier(offset, entry)?;",
+            "device(0)?.half_barrier(offset, entry)?;",
         )],
     },
     Bug {
