@@ -28,6 +28,14 @@ const CHECKPOINT: &str = "txn/checkpoint.rs";
 const RECOVERY: &str = "txn/recovery.rs";
 const JOURNAL: &str = "txn/journal.rs";
 
+/// The packages that the simulator is made of.
+const PARTS: [&str; 4] = [
+    "kernel/engine",
+    "fuse-compat/platform",
+    "fuse-compat/sim",
+    "qemu/guest",
+];
+
 const BUGS: &[Bug] = &[
     Bug {
         name: "no-flush-before-superblock",
@@ -316,16 +324,15 @@ fn build_planted() -> Result<PathBuf> {
     let root = paths::target().join("planted");
     let copy = root.join("source");
     paths::remove_tree(&copy)?;
-    for part in ["kernel/engine", "fuse-compat/platform", "fuse-compat/sim"] {
+    for part in PARTS {
         copy_tree(&paths::checkout().join(part), &copy.join(part))?;
     }
     let manifest = fs::read_to_string(paths::checkout().join("Cargo.toml"))?;
     let (_, tables) = manifest
         .split_once("[workspace.package]")
         .context("Cargo.toml has no [workspace.package]")?;
-    let members = r#"["kernel/engine", "fuse-compat/platform", "fuse-compat/sim"]"#;
     let manifest = format!(
-        "[workspace]\nresolver = \"2\"\nmembers = {members}\n\n[workspace.package]{tables}"
+        "[workspace]\nresolver = \"2\"\nmembers = {PARTS:?}\n\n[workspace.package]{tables}"
     );
     fs::write(copy.join("Cargo.toml"), manifest)?;
     fs::copy(
