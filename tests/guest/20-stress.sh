@@ -29,7 +29,7 @@ verify() {
 [ -n "${QUICK:-}" ] || verify synced --rw=randwrite --bs=16k --fsync=8 --size=8m --numjobs=2
 [ -n "${QUICK:-}" ] || verify prealloc --rw=randwrite --bs=4k --fallocate=native --numjobs=2
 # buffered and direct on the same file, reading what the other wrote
-fio --eta=never --output=/tmp/fio.out --directory="$MNT" --filename=shared --size=32m --bs=4k --runtime=20 \
+fio --eta=never --output=/tmp/fio.out --directory="$MNT" --filename=shared --size=32m --bs=4k --runtime=15 \
 	--time_based --name=b --rw=randrw --name=d --rw=randrw --direct=1 --name=m --rw=randrw \
 	--ioengine=mmap || {
 	cat /tmp/fio.out
@@ -38,7 +38,7 @@ fio --eta=never --output=/tmp/fio.out --directory="$MNT" --filename=shared --siz
 rm -f shared
 
 # ---- stress-ng
-stress-ng --temp-path "$MNT" --verify --timeout 90 --metrics-brief --oom-avoid \
+stress-ng --temp-path "$MNT" --verify --timeout 60 --metrics-brief --oom-avoid \
 	--hdd 1 --hdd-bytes 48m --hdd-opts wr-rnd,rd-rnd,fsync --fallocate 1 --fallocate-bytes 48m \
 	--fpunch 1 --iomix 1 --iomix-bytes 16m --metamix 1 --rename 1 --link 1 --symlink 1 --dir 1 \
 	--dentry 1 --dentries 300 --dirmany 1 --xattr 1 --seek 1 --seek-size 32m --seek-punch \

@@ -157,10 +157,11 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     })
 }
 
-/// Suites that the tests leave out for the time that they take: other tests do as much.
-const NOT_IN_TESTS: &[&str] = &["build", "stress-ng"];
+/// Suites that the tests leave out for the time that they take: `guest/20-stress` does as much, or
+/// other suites do.
+const NOT_IN_TESTS: &[&str] = &["build", "dbench", "fio", "postgres", "stress-ng"];
 /// And those that show more of the engine than of FUSE.
-const NOT_IN_TESTS_OF_FUSE: &[&str] = &["copy", "dbench", "git", "overlay", "postgres"];
+const NOT_IN_TESTS_OF_FUSE: &[&str] = &["copy", "git", "overlay", "sqlite"];
 
 /// The quick part of most suites, through both drivers, as a group of the tests.
 pub fn test(testbed: &Testbed, filter: &str, report: &mut Report) -> Result<()> {
