@@ -161,7 +161,7 @@ pub fn main(options: &Options) -> Result<ExitCode> {
 /// other suites do.
 const NOT_IN_TESTS: &[&str] = &["build", "dbench", "fio", "postgres", "stress-ng"];
 /// And those that show more of the engine than of FUSE.
-const NOT_IN_TESTS_OF_FUSE: &[&str] = &["copy", "git", "overlay", "sqlite"];
+const NOT_IN_TESTS_OF_FUSE: &[&str] = &["concurrent", "copy", "git", "overlay", "sqlite"];
 
 /// The quick part of most suites, through both drivers, as a group of the tests.
 pub fn test(testbed: &Testbed, filter: &str, report: &mut Report) -> Result<()> {
