@@ -9,9 +9,10 @@
 use crate::crash::lies::Kind;
 use crate::disk::{Image, PageRef, SimDisk, PAGE};
 use crate::generate::{Generator, Profile};
+use crate::history::{History, Step};
 use crate::model::Model;
 use crate::rng::{hash_bytes, Rng};
-use crate::volume::{counts, disk_over, is_full, new_volume, Shape, Simulated};
+use crate::volume::{counts, disk_over, new_volume, Shape, Simulated};
 use aegisfs_engine::check::{CheckOptions, Observer, Phase, Problem};
 use aegisfs_engine::{read_superblock, BlockDevice, Error, Fs, MountOptions, Result};
 use std::collections::HashMap;
@@ -440,34 +441,24 @@ fn try_running(
         hit: hit.clone(),
         ..faulty(&disk, &[])
     };
-    let mut model = Model::new(counts(seed));
+    let mut history = History::new(Model::new(counts(seed)));
     let mut generator = Generator::new(seed, Profile::CRASH);
-    // The model after each operation, those halfway included; and what was acknowledged last.
-    let mut digests = vec![model.digest()];
-    let mut durable = 0;
     let mut detected = false;
     match mount_on(device, MountOptions::default()) {
         Err(_) => detected = true,
         Ok(fs) => {
             for _ in 0..150 {
-                let op = generator.next(&model);
-                let half = model.halfway(&op, model.digest());
-                let got = op.run(&fs);
-                if got.as_ref().is_err_and(|e| is_full(*e)) {
-                    break;
-                }
-                let want = model.run(&op);
-                digests.extend(half);
-                digests.push(model.digest());
-                if got != want {
-                    detected = matches!(got, Err(Error::Io | Error::Corrupt | Error::Shutdown));
-                    if !detected {
-                        return Err(format!("{op:?}: {got:?}, model: {want:?}"));
+                let op = generator.next(&history.model);
+                match history.run(&fs, &op) {
+                    Step::Agreed => {}
+                    Step::Full => break,
+                    Step::Differs(got, want) => {
+                        detected = matches!(got, Err(Error::Io | Error::Corrupt | Error::Shutdown));
+                        if !detected {
+                            return Err(format!("{op:?}: {got:?}, model: {want:?}"));
+                        }
+                        break;
                     }
-                    break;
-                }
-                if op.is_durable() {
-                    durable = digests.len() - 1;
                 }
             }
         }
@@ -489,9 +480,9 @@ fn try_running(
         return Ok(());
     };
     let digest = seen.digest();
-    if digests[durable..].contains(&digest) {
+    if history.may_show(digest) {
         cell.served += 1;
-    } else if digests.contains(&digest) {
+    } else if history.has_been(digest) {
         cell.shortened += 1;
     } else if !detected {
         return Err("shows what never was".into());

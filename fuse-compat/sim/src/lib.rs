@@ -16,6 +16,7 @@ pub mod driver;
 pub mod faults;
 pub mod fuzz;
 pub mod generate;
+pub mod history;
 pub mod model;
 pub mod ops;
 pub mod property;

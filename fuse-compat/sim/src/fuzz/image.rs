@@ -3,10 +3,9 @@
 //!
 //! Input: which volume, then changes: kind of block, its number, the place within it, what to do there.
 
-use super::{repair_converges, Input, BUDGET};
-use crate::damage::{attack, original, spoiled_len, Original, Totals};
+use super::{withstand, Input};
+use crate::damage::{original, spoiled_len, Original};
 use crate::disk::{SimDisk, PAGE};
-use crate::rng::{hash_bytes, Rng};
 use crate::volume::disk_over;
 use aegisfs_engine::BlockDevice;
 use std::sync::{Arc, OnceLock};
@@ -47,18 +46,7 @@ pub fn image(data: &[u8]) {
     if repaired {
         crate::damage::reseal(&disk);
     }
-    let spoiled = disk.image();
-    disk.set_budget(BUDGET);
-    let mut rng = Rng::new(hash_bytes(0, data));
-    let mut totals = Totals::default();
-    if let Err(what) = attack(&disk, original, repaired, &mut rng, 12, &mut totals) {
-        panic!("{what}");
-    }
-    assert!(disk.budget() > 0, "used up its budget of requests");
-    let disk = disk_over(&Arc::new(spoiled));
-    disk.set_budget(BUDGET);
-    repair_converges(&disk);
-    assert!(disk.budget() > 0, "repair: used up its budget of requests");
+    withstand(&disk, original, repaired, data);
 }
 
 fn change(disk: &SimDisk, original: &Original, repaired: bool, input: &mut Input<'_>) {

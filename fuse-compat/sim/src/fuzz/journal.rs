@@ -3,10 +3,9 @@
 //!
 //! Input: entries, each with its length, its number of records, and the bytes of the records.
 
-use super::{repair_converges, Input, BUDGET};
-use crate::damage::{attack, original, Original, Totals};
+use super::{withstand, Input};
+use crate::damage::{original, Original};
 use crate::disk::PAGE;
-use crate::rng::{hash_bytes, Rng};
 use crate::volume::disk_over;
 use aegisfs_engine::format::journal::{EntryHeader, ENTRY_HEADER, ENTRY_MAX};
 use aegisfs_engine::{read_superblock, BlockDevice};
@@ -110,18 +109,8 @@ pub fn journal(data: &[u8]) {
     for copy in aegisfs_engine::format::superblock::Superblock::slot_offsets(disk.size(), slot) {
         disk.write(copy, &block).expect("the disk works");
     }
-    let spoiled = disk.image();
-    disk.set_budget(BUDGET);
-    let mut rng = Rng::new(hash_bytes(0, data));
     // What records say is true, however odd: nothing to compare with.
-    if let Err(what) = attack(&disk, clean, true, &mut rng, 12, &mut Totals::default()) {
-        panic!("{what}");
-    }
-    assert!(disk.budget() > 0, "used up its budget of requests");
-    let disk = disk_over(&Arc::new(spoiled));
-    disk.set_budget(BUDGET);
-    repair_converges(&disk);
-    assert!(disk.budget() > 0, "repair: used up its budget of requests");
+    withstand(&disk, clean, true, data);
 }
 
 /// Entries of real operations.

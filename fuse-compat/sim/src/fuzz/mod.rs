@@ -16,7 +16,11 @@ pub use operations::{operations, seeds as operations_seeds};
 use aegisfs_engine::check::{CheckOptions, Observer, Outcome, Phase, Problem, Severity, Stage};
 use aegisfs_engine::{Fs, MountOptions};
 
+use crate::damage::{attack, Original, Totals};
 use crate::disk::SimDisk;
+use crate::rng::{hash_bytes, Rng};
+use crate::volume::disk_over;
+use std::sync::Arc;
 
 /// A target.
 pub type Target = fn(&[u8]);
@@ -136,6 +140,22 @@ fn repair(disk: &SimDisk) -> Option<Vec<&'static str>> {
         repair.finish(fixed >= all).ok()?;
     }
     Some(repaired)
+}
+
+/// Does everything with a spoiled volume, and repairs another copy of it. `data` decides what else varies.
+fn withstand(disk: &SimDisk, original: &Original, repaired: bool, data: &[u8]) {
+    let spoiled = disk.image();
+    disk.set_budget(BUDGET);
+    let mut rng = Rng::new(hash_bytes(0, data));
+    let mut totals = Totals::default();
+    if let Err(what) = attack(disk, original, repaired, &mut rng, 12, &mut totals) {
+        panic!("{what}");
+    }
+    assert!(disk.budget() > 0, "used up its budget of requests");
+    let disk = disk_over(&Arc::new(spoiled));
+    disk.set_budget(BUDGET);
+    repair_converges(&disk);
+    assert!(disk.budget() > 0, "repair: used up its budget of requests");
 }
 
 /// A second repair finds nothing that it could repair.

@@ -6,9 +6,10 @@
 use super::Input;
 use crate::disk::Faults;
 use crate::generate::{Generator, Profile};
+use crate::history::{History, Step};
 use crate::model::Model;
 use crate::rng::mix;
-use crate::volume::{counts, disk_over, is_full, mount, new_volume, Shape};
+use crate::volume::{counts, disk_over, mount, new_volume, Shape};
 use crate::{audit::audit, disk::Image};
 use aegisfs_engine::Error;
 use std::sync::{Arc, OnceLock};
@@ -51,9 +52,7 @@ pub fn operations(data: &[u8]) {
         _ => {}
     }
     disk.set_faults(faults, seed);
-    let mut model = Model::new(counts(SEED));
-    let mut digests = vec![model.digest()];
-    let mut durable = 0;
+    let mut history = History::new(Model::new(counts(SEED)));
     for _ in 0..OPERATIONS {
         if input.is_empty() {
             break;
@@ -64,7 +63,7 @@ pub fn operations(data: &[u8]) {
             if fs.sync().is_err() {
                 break;
             }
-            durable = digests.len() - 1;
+            history.all_durable();
             match mount(&disk, false) {
                 Ok(again) => fs = again,
                 Err(e) => {
@@ -72,25 +71,19 @@ pub fn operations(data: &[u8]) {
                     break;
                 }
             }
-            model.drop_unnamed();
+            history.model.drop_unnamed();
             continue;
         }
-        let op = Generator::new(mix(u64::from(choice)), Profile::CRASH).next(&model);
-        let half = model.halfway(&op, model.digest());
-        let got = op.run(&fs);
-        if got.as_ref().is_err_and(|e| is_full(*e)) {
-            break;
-        }
-        let want = model.run(&op);
-        digests.extend(half);
-        digests.push(model.digest());
-        if got != want {
-            let honest = matches!(got, Err(Error::Io | Error::Corrupt | Error::Shutdown));
-            assert!(what != 0 && honest, "{op:?}: {got:?}, model: {want:?}");
-            break;
-        }
-        if op.is_durable() {
-            durable = digests.len() - 1;
+        let mut generator = Generator::new(mix(u64::from(choice)), Profile::CRASH);
+        let op = generator.next(&history.model);
+        match history.run(&fs, &op) {
+            Step::Agreed => {}
+            Step::Full => break,
+            Step::Differs(got, want) => {
+                let honest = matches!(got, Err(Error::Io | Error::Corrupt | Error::Shutdown));
+                assert!(what != 0 && honest, "{op:?}: {got:?}, model: {want:?}");
+                break;
+            }
         }
     }
     drop(fs);
@@ -99,7 +92,7 @@ pub fn operations(data: &[u8]) {
     let fs = mount(&disk, false).expect("a sound disk mounts");
     let seen = Model::read_from(&fs).expect("everything can be read");
     assert!(
-        digests[durable..].contains(&seen.digest()),
+        history.may_show(seen.digest()),
         "shows what never was, or less than was acknowledged"
     );
     fs.unmount().expect("it unmounts");

@@ -116,56 +116,55 @@ fn superblocks(
     found: &mut Vec<Problem>,
 ) -> Result<Option<Box<Superblock>>> {
     let mut buf = Vec::try_filled(BLOCK_SIZE, 0)?;
-    let mut newest: Option<(Box<Superblock>, u8)> = None;
+    // Slot, place, content.
+    let mut copies: Vec<(u8, u64, SuperCopy)> = Vec::try_with_capacity(4)?;
     for slot in [0, 1] {
         for offset in Superblock::slot_offsets(device.size(), slot) {
-            let Ok(sb) = read_super(device, offset, &mut buf)? else {
-                continue;
-            };
-            if newest.as_ref().is_none_or(|(n, _)| n.age() < sb.age()) {
-                newest = Some((sb, slot));
+            copies.try_push((slot, offset, read_super(device, offset, &mut buf)?))?;
+        }
+    }
+    let mut newest: Option<(&Superblock, u8)> = None;
+    for (slot, _, copy) in &copies {
+        if let Ok(sb) = copy {
+            if newest.is_none_or(|(n, _)| n.age() < sb.age()) {
+                newest = Some((sb, *slot));
             }
         }
     }
     let Some((newest, own)) = newest else {
-        for slot in [0, 1] {
-            for offset in Superblock::slot_offsets(device.size(), slot) {
-                if let Err(fault) = read_super(device, offset, &mut buf)? {
-                    found.try_push(Problem::SuperblockCopy {
-                        offset,
-                        fault,
-                        clean: true,
-                    })?;
-                }
+        for (_, offset, copy) in &copies {
+            if let Err(fault) = copy {
+                found.try_push(Problem::SuperblockCopy {
+                    offset: *offset,
+                    fault: *fault,
+                    clean: true,
+                })?;
             }
         }
         return Ok(None);
     };
-    for slot in [0, 1] {
+    for pair in copies.chunks_exact(2) {
+        let [(slot, first, a), (_, second, b)] = pair else {
+            continue;
+        };
         // mkfs writes one slot only; the first mount writes the other one.
-        if slot != own && newest.generation == 1 {
+        if *slot != own && newest.generation == 1 {
             continue;
         }
-        let mut twin: Option<Box<Superblock>> = None;
-        let offsets = Superblock::slot_offsets(device.size(), slot);
-        let mut bad = 0;
-        for offset in offsets {
-            bad += usize::from(read_super(device, offset, &mut buf)?.is_err());
-        }
-        if bad == offsets.len() {
-            let offset = offsets[0];
-            found.try_push(Problem::SuperblockPair { offset })?;
+        if a.is_err() && b.is_err() {
+            found.try_push(Problem::SuperblockPair { offset: *first })?;
             continue;
         }
-        for offset in offsets {
-            let fault = match read_super(device, offset, &mut buf)? {
-                Err(fault) => fault,
+        let mut twin: Option<&Superblock> = None;
+        for (offset, copy) in [(first, a), (second, b)] {
+            let fault = match copy {
+                Err(fault) => *fault,
                 Ok(sb) => {
                     let same_volume = sb.uuid == newest.uuid;
-                    let other = if slot == own {
-                        *sb != *newest
+                    let other = if *slot == own {
+                        **sb != *newest
                     } else {
-                        sb.age() >= newest.age() || twin.as_ref().is_some_and(|t| **t != *sb)
+                        sb.age() >= newest.age() || twin.is_some_and(|t| *t != **sb)
                     };
                     twin = Some(sb);
                     if same_volume && !other {
@@ -175,13 +174,13 @@ fn superblocks(
                 }
             };
             found.try_push(Problem::SuperblockCopy {
-                offset,
+                offset: *offset,
                 fault,
                 clean: newest.clean,
             })?;
         }
     }
-    Ok(Some(newest))
+    Ok(Some(try_box(newest.clone())?))
 }
 
 /// The valid version of one page of the chunk table, and which of its two copies hold it.
