@@ -9,8 +9,9 @@ need python3
 fresh
 cd "$MNT"
 mkdir stay links subs races
-python3 - << 'PY'
+PYTHONPATH=$(dirname "$0") python3 - << 'PY'
 import ctypes, errno, os, random, sys, time
+from lib_churn import churn
 libc = ctypes.CDLL(None, use_errno=True)
 started = time.time()
 def lap(what):
@@ -22,15 +23,7 @@ N = 20000
 for i in range(N):
     os.close(os.open("s%d" % i, os.O_CREAT | os.O_WRONLY))
 lap("created")
-pid = os.fork()
-if pid == 0:
-    r = random.Random(1)
-    n = 0
-    while True:
-        os.close(os.open("t%d" % n, os.O_CREAT | os.O_WRONLY))
-        if n >= 50:
-            os.unlink("t%d" % (n - 50))
-        n += 1
+pid = churn(50)
 for _ in range(3):
     seen = {}
     with os.scandir(".") as it:

@@ -61,8 +61,9 @@ lap "fsck"
 
 # ---- a directory of many entries
 fresh
-python3 - "$MNT/many" "$entries" << 'PY'
+PYTHONPATH=$(dirname "$0") python3 - "$MNT/many" "$entries" << 'PY'
 import ctypes, os, sys, time
+from lib_churn import churn
 os.mkdir(sys.argv[1])
 os.chdir(sys.argv[1])
 count = int(sys.argv[2])
@@ -76,14 +77,7 @@ for i in range(count):
     else:
         os.link(first, name)
 print("made: %.0f s" % (time.time() - started), flush=True)
-writer = os.fork()
-if writer == 0:
-    n = 0
-    while True:
-        os.close(os.open("t%d" % n, os.O_CREAT | os.O_WRONLY))
-        if n >= 500:
-            os.unlink("t%d" % (n - 500))
-        n += 1
+writer = churn(500)
 try:
     # What stays is listed once, in two listings that go on while the other does.
     seen = bytearray(count)
