@@ -142,6 +142,10 @@ fn join(cx: &mut Checker<'_>, rows: &mut Rows, i: usize, run: &[Reference]) -> R
         return Ok(());
     };
     if row.invalid {
+        // Its names stay, and directories count those by what the entries say.
+        for r in run.iter().filter(|r| r.kind() == DIRECTORY) {
+            count_in(rows, r.dir);
+        }
         return Ok(());
     }
     if run.iter().any(|r| r.kind() != row.kind) {
@@ -197,10 +201,15 @@ fn join(cx: &mut Checker<'_>, rows: &mut Rows, i: usize, run: &[Reference]) -> R
         row.parent = own.dir;
         row.named = true;
     }
-    if let Some(parent) = rows.find(own.dir).and_then(|p| rows.get_mut(p)) {
+    count_in(rows, own.dir);
+    Ok(())
+}
+
+/// A directory has one more subdirectory.
+fn count_in(rows: &mut Rows, dir: u64) {
+    if let Some(parent) = rows.find(dir).and_then(|p| rows.get_mut(p)) {
         parent.links = parent.links.saturating_add(1);
     }
-    Ok(())
 }
 
 /// Follows every directory up to the root.
