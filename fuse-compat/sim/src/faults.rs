@@ -13,7 +13,7 @@ use crate::history::{History, Step};
 use crate::model::Model;
 use crate::rng::{hash_bytes, Rng};
 use crate::volume::{counts, disk_over, new_volume, Shape, Simulated};
-use aegisfs_engine::check::{CheckOptions, Observer, Phase, Problem};
+use aegisfs_engine::check::{CheckOptions, Observer, Phase, Problem, Severity};
 use aegisfs_engine::{read_superblock, BlockDevice, Error, Fs, MountOptions, Result};
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -159,22 +159,46 @@ fn mount_on(device: impl BlockDevice + 'static, options: MountOptions) -> Result
     Fs::mount(devices, options)
 }
 
-struct Original {
-    image: Arc<Image>,
+pub(crate) struct Original {
+    pub(crate) image: Arc<Image>,
     /// The same volume two checkpoints earlier.
     earlier: Image,
-    model: Model,
+    pub(crate) model: Model,
     /// What a check says of it: what the crash has left.
     notes: Option<u32>,
     /// Pages that are in use, by kind; the copies of one block together.
-    groups: HashMap<&'static str, Vec<Vec<u32>>>,
+    pub(crate) groups: HashMap<&'static str, Vec<Vec<u32>>>,
 }
 
-struct Count(u32);
+impl Original {
+    /// What damage makes of a page, whose bit to flip and whose content to take being given; `Some(None)`: it
+    /// cannot be read.
+    pub(crate) fn damaged(
+        &self,
+        n: u32,
+        damage: &str,
+        bit: usize,
+        other: u32,
+    ) -> Option<Option<[u8; PAGE]>> {
+        let mut page = **self.image.page(n)?;
+        match damage {
+            "bit rot" => page[bit / 8] ^= 1 << (bit % 8),
+            "zeroed" => page.fill(0),
+            "stale" => page = self.earlier.page(n).map_or([0; PAGE], |p| **p),
+            "misdirected" => page = **self.image.page(other)?,
+            _ => return Some(None),
+        }
+        Some(Some(page))
+    }
+}
+
+/// All problems that a check finds, and those that are more than notes.
+struct Count(u32, u32);
 
 impl Observer for Count {
-    fn problem(&mut self, _: &Problem) {
+    fn problem(&mut self, problem: &Problem) {
         self.0 += 1;
+        self.1 += u32::from(problem.severity() > Severity::Note);
     }
     fn progress(&mut self, _: Phase, _: u64, _: u64) -> bool {
         true
@@ -183,17 +207,26 @@ impl Observer for Count {
 
 /// Problems that a check finds, notes included; `None`: it cannot be mounted.
 fn problems(device: impl BlockDevice + 'static) -> Option<u32> {
+    checked(device).map(|count| count.0)
+}
+
+/// Problems that a check finds, without notes; `None`: it cannot be mounted.
+pub(crate) fn faults(device: impl BlockDevice + 'static) -> Option<u32> {
+    checked(device).map(|count| count.1)
+}
+
+fn checked(device: impl BlockDevice + 'static) -> Option<Count> {
     let options = MountOptions {
         read_only: true,
         ..MountOptions::default()
     };
     let fs = mount_on(device, options).ok()?;
-    let mut count = Count(0);
+    let mut count = Count(0, 0);
     fs.check(CheckOptions { data: true }, &mut count).ok()?;
-    Some(count.0)
+    Some(count)
 }
 
-fn original(seed: u64, data_replicas: u8) -> std::result::Result<Original, String> {
+pub(crate) fn original(seed: u64, data_replicas: u8) -> std::result::Result<Original, String> {
     let say = |e: Error| e.to_string();
     let shape = Shape {
         size: 32 << 20,
@@ -329,15 +362,10 @@ fn at_rest(
         let bit = rng.index(PAGE * 8);
         let mut unreadable = vec![];
         for n in pages {
-            let mut page = **original.image.page(*n)?;
-            match damage {
-                "bit rot" => page[bit / 8] ^= 1 << (bit % 8),
-                "zeroed" => page.fill(0),
-                "stale" => page = original.earlier.page(*n).map_or([0; PAGE], |p| **p),
-                "misdirected" => page = **original.image.page(other)?,
-                _ => unreadable.push(*n),
+            match original.damaged(*n, damage, bit, other)? {
+                Some(page) => image.set(*n, PageRef::new(page)),
+                None => unreadable.push(*n),
             }
-            image.set(*n, PageRef::new(page));
         }
         // The first one is in use; what happens to others only may go unnoticed.
         let same = image.page(pages[0]) == original.image.page(pages[0]);

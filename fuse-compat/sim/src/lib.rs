@@ -19,6 +19,7 @@ pub mod generate;
 pub mod history;
 pub mod model;
 pub mod ops;
+pub mod pairs;
 pub mod property;
 pub mod rng;
 pub mod sequences;

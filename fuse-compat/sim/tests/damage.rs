@@ -32,3 +32,17 @@ fn no_fault_is_silent() {
     }
     assert!(cells.iter().map(|c| c.tries).sum::<u32>() > 300);
 }
+
+/// Two blocks at once: what has a sound copy left, one repair restores.
+#[test]
+fn two_damaged_blocks_are_repaired() {
+    let seed = seed_from_env();
+    println!("seed {seed}");
+    let pairs = aegisfs_sim::pairs::run(seed, number("AEGIS_PAIRS").unwrap_or(8) as u32).unwrap();
+    assert!(
+        pairs.violations.is_empty(),
+        "{}",
+        pairs.violations.join("\n")
+    );
+    assert!(pairs.tries > 60);
+}

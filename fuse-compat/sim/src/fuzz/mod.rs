@@ -100,7 +100,7 @@ impl Observer for Found {
 
 /// Repairs as `fsck.aegisfs -y` does: at most three passes that change something. Gives the codes of what was
 /// repaired, if the volume can be checked.
-fn repair(disk: &SimDisk) -> Option<Vec<&'static str>> {
+pub(crate) fn repair(disk: &SimDisk) -> Option<Vec<&'static str>> {
     let options = MountOptions {
         read_only: true,
         ..MountOptions::default()
