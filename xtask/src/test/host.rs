@@ -2,7 +2,10 @@
 //! Test scripts on the host.
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{mpsc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,6 +14,9 @@ use super::report::Report;
 use super::script::{self, Ending, Script};
 use super::Group;
 use crate::{paths, ui};
+
+/// Scripts that run at the same time.
+const AT_ONCE: usize = 2;
 
 pub fn run(group: Group, filter: &str, report: &mut Report) -> Result<()> {
     let directory = paths::checkout().join("tests").join(group.name());
@@ -22,30 +28,56 @@ pub fn run(group: Group, filter: &str, report: &mut Report) -> Result<()> {
             group.name()
         ));
     }
-    let logs = paths::target().join("test");
-    fs::create_dir_all(&logs)?;
-    for script in &scripts {
-        let log = logs.join(format!("{}.log", script.name.replace('/', "-")));
-        let ending =
-            execute(script, &log).with_context(|| format!("run {}", script.path.display()))?;
-        let output = fs::read(&log)?;
-        let reproduce = format!(
-            "cargo xtask test --only {} --filter {}",
-            group.name(),
-            script.name
-        );
-        script::judge(script, &ending, &output, &log, &reproduce, report)?;
-    }
-    Ok(())
+    fs::create_dir_all(paths::target().join("test"))?;
+    // They wait more than they compute, and have nothing in common.
+    let queue = Mutex::new(scripts.iter());
+    let (send, receive) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            let send = send.clone();
+            scope.spawn(|| work(&queue, send));
+        }
+        drop(send);
+        for (script, ending) in receive {
+            let ending = ending.with_context(|| format!("run {}", script.path.display()))?;
+            let log = log_of(script);
+            let output = fs::read(&log)?;
+            let reproduce = format!(
+                "cargo xtask test --only {} --filter {}",
+                group.name(),
+                script.name
+            );
+            script::judge(script, &ending, &output, &log, &reproduce, report)?;
+        }
+        Ok(())
+    })
 }
 
-fn execute(script: &Script, log: &std::path::Path) -> Result<Ending> {
+type Ended<'a> = (&'a Script, Result<Ending>);
+
+/// Runs scripts of the queue until there are none.
+fn work<'a>(queue: &Mutex<std::slice::Iter<'a, Script>>, send: mpsc::Sender<Ended<'a>>) {
+    let next = || queue.lock().expect("nobody panics with it").next();
+    while let Some(script) = next() {
+        if send.send((script, execute(script))).is_err() {
+            return;
+        }
+    }
+}
+
+fn log_of(script: &Script) -> PathBuf {
+    paths::target()
+        .join("test")
+        .join(format!("{}.log", script.name.replace('/', "-")))
+}
+
+fn execute(script: &Script) -> Result<Ending> {
     let scratch = paths::target()
         .join("test")
         .join(script.name.replace('/', "-"));
     paths::remove_tree(&scratch)?;
     fs::create_dir_all(&scratch)?;
-    let output = File::create(log)?;
+    let output = File::create(log_of(script))?;
     // `timeout` puts the script into a process group of its own and kills all of it.
     let mut child = Command::new("timeout")
         .args(["--kill-after=10", &script.timeout.as_secs().to_string()])
