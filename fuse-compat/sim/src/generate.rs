@@ -432,32 +432,18 @@ impl Generator {
             RenameMode::Whiteout { uid: 7, gid: 0 },
         ];
         let mode = *self.rng.pick(&modes);
-        for _ in 0..8 {
-            let (from_dir, to_dir) = (self.dir(model), self.dir(model));
-            let from = self.known(model, from_dir);
-            let to = if self.rng.chance(1, 2) {
+        let (from_dir, to_dir) = (self.dir(model), self.dir(model));
+        Op::Rename {
+            from_dir,
+            from: self.known(model, from_dir),
+            to_dir,
+            to: if self.rng.chance(1, 2) {
                 self.known(model, to_dir)
             } else {
                 self.name()
-            };
-            // Directories below themselves are the host's to refuse.
-            let inode = |dir: u64, name: &[u8]| model.names(dir).ok()?.get(name).copied();
-            let loops = |moved: Option<u64>, into: u64| {
-                moved.is_some_and(|m| m != into && model.is_below(into, m))
-            };
-            let bad = loops(inode(from_dir, &from), to_dir)
-                || mode == RenameMode::Exchange && loops(inode(to_dir, &to), from_dir);
-            if !bad {
-                return Op::Rename {
-                    from_dir,
-                    from,
-                    to_dir,
-                    to,
-                    mode,
-                };
-            }
+            },
+            mode,
         }
-        Op::Sync
     }
 
     fn setattr(&mut self, model: &Model) -> Op {

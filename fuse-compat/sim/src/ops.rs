@@ -831,16 +831,14 @@ impl Model {
         self.names(from_dir)?;
         self.live_dir(to_dir)?;
         let source = *self.names(from_dir)?.get(from).ok_or(Error::NotFound)?;
-        if source == to_dir {
-            return Err(Error::Invalid);
-        }
         let target = self.names(to_dir)?.get(to).copied();
+        let loops = |moved, into| from_dir != to_dir && self.is_below(into, moved);
         if mode == RenameMode::Exchange {
             let target = target.ok_or(Error::NotFound)?;
-            if target == from_dir {
-                return Err(Error::Invalid);
-            }
             if source != target {
+                if loops(source, to_dir) || loops(target, from_dir) {
+                    return Err(Error::Invalid);
+                }
                 self.takes_project(from_dir, target)?;
                 self.takes_project(to_dir, source)?;
                 self.take(from_dir, from)?;
@@ -851,6 +849,9 @@ impl Model {
                 self.inode_mut(target)?.parent = from_dir;
             }
             return Ok(Value::Nothing);
+        }
+        if loops(source, to_dir) {
+            return Err(Error::Invalid);
         }
         self.takes_project(to_dir, source)?;
         let mut replaced = Value::Nothing;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Rename in all its modes, as one operation each.
 //!
-//! That a directory is not moved below itself is the host's to see to: only it holds the locks that
-//! keep ancestors in place. The engine refuses the cases that it can see (moving a directory into
-//! itself).
+//! A directory is not moved below itself, whatever the host has checked: it and all below it would
+//! be out of reach. An operation has the trees for itself, so nothing moves while ancestors are
+//! looked at.
 
 use super::dir::{
     add_entry, check_name, dangling, directory, live_directory, put_entry, remove_entry, touch,
@@ -11,8 +11,10 @@ use super::dir::{
 };
 use super::inode::check_project;
 use crate::error::{Error, Result};
+use crate::format::key::{kind, Key};
+use crate::format::record::decode_inode;
 use crate::txn::{Class, Fs, Tx};
-use crate::types::{Attr, NewInode, RenameMode, MODE_CHAR, MODE_DIR, MODE_TYPE};
+use crate::types::{Attr, NewInode, RenameMode, MODE_CHAR, MODE_DIR, MODE_TYPE, ROOT_INO};
 use aegisfs_platform::{try_box, Box};
 
 /// Source and target directories, which may be one.
@@ -58,7 +60,7 @@ impl Fs {
     ///
     /// # Errors
     /// `NotFound`, `Exists` (`NoReplace`), `NotEmpty`, `IsDirectory`, `NotDirectory`, `Invalid`
-    /// (a directory into itself), `NoSpace`, `ReadOnly`, `TooManyLinks`, `OtherProject`.
+    /// (a directory into itself or below), `NoSpace`, `ReadOnly`, `TooManyLinks`, `OtherProject`.
     pub fn rename(
         &self,
         from_dir: u64,
@@ -74,17 +76,11 @@ impl Fs {
         let Ok(source) = self.probe(&tx, from_dir, from)? else {
             return Err(Error::NotFound);
         };
-        if source.ino == to_dir {
-            return Err(Error::Invalid);
-        }
         let target = self.probe(&tx, to_dir, to)?;
         if mode == RenameMode::Exchange {
             let Ok(target) = target else {
                 return Err(Error::NotFound);
             };
-            if target.ino == from_dir {
-                return Err(Error::Invalid);
-            }
             if target.ino != source.ino {
                 exchange(&mut tx, &mut parents, (source, from), (target, to))?;
                 tx.commit()?;
@@ -92,6 +88,9 @@ impl Fs {
             return Ok(None);
         }
         let mut moved = tx.inode(source.ino).map_err(dangling)?;
+        if parents.to.is_some() && is_dir(&moved) {
+            check_loop(&tx, to_dir, moved.ino)?;
+        }
         check_project(parents.target(), &moved)?;
         let mut replaced = None;
         let cookie = match target {
@@ -167,6 +166,28 @@ fn check_replace(moved: &Attr, victim: &Attr) -> Result<()> {
     }
 }
 
+/// Fails if directory `moved` is `into` or above it.
+fn check_loop(tx: &Tx<'_>, into: u64, moved: u64) -> Result<()> {
+    // In a damaged volume parents may form a loop of their own: then this comes by its mark again.
+    let (mut at, mut mark) = (into, into);
+    let mut steps = 0u64;
+    while at != ROOT_INO {
+        if at == moved {
+            return Err(Error::Invalid);
+        }
+        let mut parent = None;
+        tx.get(&Key::new(at, kind::INODE, 0), &mut |b| {
+            parent = decode_inode(at, b).map(|attr| attr.parent);
+        })?;
+        at = parent.filter(|p| *p != mark).ok_or(Error::Corrupt)?;
+        steps += 1;
+        if steps.is_power_of_two() {
+            mark = at;
+        }
+    }
+    Ok(())
+}
+
 const fn is_dir(attr: &Attr) -> bool {
     attr.mode & MODE_TYPE == MODE_DIR
 }
@@ -182,6 +203,13 @@ fn exchange(
     let mut a = tx.inode(source.ino).map_err(dangling)?;
     let mut b = tx.inode(target.ino).map_err(dangling)?;
     let (from_dir, to_dir) = (parents.from.ino, parents.target().ino);
+    if from_dir != to_dir {
+        for (moved, into) in [(&a, to_dir), (&b, from_dir)] {
+            if is_dir(moved) {
+                check_loop(tx, into, moved.ino)?;
+            }
+        }
+    }
     check_project(&parents.from, &b)?;
     check_project(parents.target(), &a)?;
     for (dir, cookie, name, attr) in [
