@@ -200,6 +200,15 @@ pub struct SetAttr {
     pub version: Option<u64>,
 }
 
+/// An extended attribute to set, whether it exists or not, or to remove if it does.
+#[derive(Clone, Copy, Debug)]
+pub struct XattrChange<'a> {
+    /// Full name.
+    pub name: &'a [u8],
+    /// `None`: remove it.
+    pub value: Option<&'a [u8]>,
+}
+
 /// A new inode to create.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NewInode<'a> {

@@ -221,6 +221,84 @@ fn names_links_and_renames() {
 }
 
 #[test]
+fn directories_do_not_move_below_themselves() {
+    let ram = new_volume(64 << 20, 16384);
+    let fs = ram.mount();
+    let dir = NewInode {
+        mode: MODE_DIR | 0o755,
+        ..NewInode::default()
+    };
+    let mut at = ROOT_INO;
+    let mut all = vec![];
+    for _ in 0..40 {
+        at = fs.create(at, b"d", &dir).unwrap().ino;
+        all.push(at);
+    }
+    let other = fs.create(ROOT_INO, b"other", &dir).unwrap();
+    fs.create(at, b"file", &file(0)).unwrap();
+    for &below in &all {
+        for mode in [RenameMode::Replace, RenameMode::NoReplace] {
+            let moved = fs.rename(ROOT_INO, b"d", below, b"x", mode);
+            assert_eq!(moved.unwrap_err(), Error::Invalid);
+        }
+    }
+    for (a, b) in [
+        ((ROOT_INO, &b"d"[..]), (at, &b"file"[..])),
+        ((at, b"file"), (ROOT_INO, b"d")),
+    ] {
+        let swapped = fs.rename(a.0, a.1, b.0, b.1, RenameMode::Exchange);
+        assert_eq!(swapped.unwrap_err(), Error::Invalid);
+    }
+    fs.rename(all[2], b"d", other.ino, b"moved", RenameMode::Replace)
+        .unwrap();
+    fs.rename(ROOT_INO, b"d", at, b"x", RenameMode::Replace)
+        .unwrap();
+    assert_eq!(fs.lookup(at, b"x").unwrap().ino, all[0]);
+    fs.unmount().unwrap();
+}
+
+/// An access control list and the mode that goes with it are one operation: no crash parts them.
+#[test]
+fn attributes_change_with_an_extended_one() {
+    let ram = new_volume(64 << 20, 16384);
+    let fs = ram.mount();
+    let f = fs.create(ROOT_INO, b"f", &file(0o600)).unwrap();
+    let mode = |mode| SetAttr {
+        mode: Some(mode),
+        ..SetAttr::default()
+    };
+    let change = |value| XattrChange {
+        name: b"system.posix_acl_access",
+        value,
+    };
+    let mut out = PVec::new();
+    for (bits, value) in [
+        (0o640, Some(&b"small"[..])),
+        (0o644, Some(&[5; 9000][..])),
+        (0o600, None),
+        (0o700, None),
+        (0o777, Some(b"again")),
+    ] {
+        let before = fs.sequence();
+        let attr = fs
+            .setattr_with(f.ino, &mode(bits), Some(&change(value)))
+            .unwrap();
+        assert_eq!(fs.sequence(), before + 1, "one record");
+        assert_eq!(attr.mode & 0o7777, bits);
+        let got = fs.getxattr(f.ino, b"system.posix_acl_access", &mut out);
+        match value {
+            Some(value) => assert_eq!((got, &out[..]), (Ok(()), value)),
+            None => assert_eq!(got, Err(Error::NoData)),
+        }
+    }
+    let long = [0; 65537];
+    let refused = fs.setattr_with(f.ino, &mode(0), Some(&change(Some(&long))));
+    assert_eq!(refused.unwrap_err(), Error::Range);
+    assert_eq!(fs.getattr(f.ino).unwrap().mode & 0o7777, 0o777);
+    fs.unmount().unwrap();
+}
+
+#[test]
 fn a_bad_copy_of_metadata_is_healed() {
     let ram = new_volume(64 << 20, 16384);
     let fs = ram.mount();

@@ -4,10 +4,8 @@
 
 use super::inode::Inode;
 use super::new::{acl_value, ACL_ACCESS, ACL_DEFAULT};
-use super::volume::errno;
-use super::xattr::store;
 use crate::linux::ffi::bindings;
-use aegisfs_engine::{Error, SetAttr, XattrMode};
+use aegisfs_engine::{Error, SetAttr, XattrChange};
 use aegisfs_platform::Vec;
 use core::ptr::null_mut;
 use kernel::error::{code::*, from_result, to_result, Result};
@@ -92,28 +90,46 @@ unsafe fn change(
                 &mut acl,
             ))?;
         }
-        if acl.is_null() {
-            match store(inode, name, None, XattrMode::Any) {
-                Err(e) if e == errno(Error::NoData) => {}
-                other => other?,
-            }
+        // In one operation: no crash leaves a list that contradicts the mode.
+        let value = if acl.is_null() {
+            None
         } else {
-            store(inode, name, Some(&acl_value(acl)?), XattrMode::Any)?;
-        }
-        bindings::set_cached_acl(inode.raw(), kind, acl);
-    }
-    if u32::from(mode) != inode.mode() {
-        // After the list: that can fail for lack of space, and then the mode must not change.
-        let volume = inode.volume();
+            Some(acl_value(acl)?)
+        };
         let set = SetAttr {
-            mode: Some(mode.into()),
+            mode: (u32::from(mode) != inode.mode()).then_some(mode.into()),
             ..SetAttr::default()
         };
-        let attr = volume
-            .fs
-            .setattr(inode.ino(), &set)
-            .map_err(|e| volume.errno(e))?;
+        let change = XattrChange {
+            name,
+            value: value.as_deref(),
+        };
+        let attr = inode.store(&set, Some(&change))?;
+        bindings::set_cached_acl(inode.raw(), kind, acl);
         inode.apply_mode(&attr);
     }
-    Ok(())
+    inode.settle_inode()
+}
+
+/// The access list of an inode, if it has one, as a change of its mode leaves it.
+pub(super) fn after_chmod(inode: &Inode, mode: u16) -> Result<Option<Vec<u8>>> {
+    if inode.is(bindings::S_IFLNK) {
+        return Ok(None);
+    }
+    let kind = bindings::ACL_TYPE_ACCESS as c_int;
+    // SAFETY: Alive. The reference is exchanged for one of a changed copy, which is given up.
+    unsafe {
+        let mut acl = kernel::error::from_err_ptr(bindings::get_inode_acl(inode.raw(), kind))?;
+        if acl.is_null() {
+            return Ok(None);
+        }
+        to_result(bindings::__posix_acl_chmod(
+            &mut acl,
+            bindings::GFP_NOFS,
+            mode,
+        ))?;
+        let value = acl_value(acl);
+        bindings::aegisfs_acl_release(acl);
+        value.map(Some)
+    }
 }

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `stat` and changes of attributes, the size among them.
 
+use super::acl;
 use super::inode::Inode;
 use super::map::BLOCK;
+use super::new::ACL_ACCESS;
 use crate::linux::ffi::bindings;
-use aegisfs_engine::{Attr, SetAttr, Time, BLOCK_SIZE};
+use aegisfs_engine::format::key::FIRST_SUBVOLUME;
+use aegisfs_engine::{Attr, SetAttr, Time, XattrChange, BLOCK_SIZE};
 use aegisfs_platform::NofsScope;
 use core::sync::atomic::Ordering;
 use kernel::error::{from_result, to_result, Result};
@@ -31,6 +34,8 @@ pub(super) unsafe extern "C" fn getattr(
         bindings::generic_fillattr(idmap, request, inode.raw(), stat);
         let stat = &mut *stat;
         stat.blksize = BLOCK_SIZE as u32;
+        stat.result_mask |= bindings::STATX_SUBVOL;
+        stat.subvol = FIRST_SUBVOLUME;
         let btime = inode.btime();
         stat.result_mask |= bindings::STATX_BTIME;
         stat.btime = bindings::timespec64 {
@@ -108,21 +113,26 @@ unsafe fn change(
             resize(inode, size)?;
         }
         let valid = (*attr).ia_valid;
+        let list = if valid & bindings::ATTR_MODE != 0 {
+            acl::after_chmod(inode, (*attr).ia_mode)?
+        } else {
+            None
+        };
         bindings::setattr_copy(idmap, inode.raw(), attr);
         let set = wanted(inode, valid);
-        if let Err(e) = inode.store(&set) {
+        let change = list.as_deref().map(|value| XattrChange {
+            name: ACL_ACCESS,
+            value: Some(value),
+        });
+        if let Err(e) = inode.store(&set, change.as_ref()) {
             if let Ok(old) = inode.getattr() {
                 inode.apply_owner(&old);
             }
             return Err(e);
         }
         inode.version_changed();
-        if valid & bindings::ATTR_MODE != 0 {
-            to_result(bindings::posix_acl_chmod(
-                idmap,
-                dentry,
-                inode.mode() as u16,
-            ))?;
+        if list.is_some() {
+            bindings::forget_cached_acl(inode.raw(), bindings::ACL_TYPE_ACCESS as c_int);
         }
         inode.settle_inode()
     }

@@ -60,11 +60,14 @@ unsafe fn decode(sb: *mut bindings::super_block, words: *const u32) -> Result<In
     unsafe {
         let ino = u64::from(words.read()) | u64::from(words.add(1).read()) << 32;
         let generation = words.add(2).read();
-        let inode = inode::get(Volume::of(sb), sb, ino)?;
-        if inode.generation() != generation || inode.nlink() == 0 {
+        let volume = Volume::of(sb);
+        // Before the inode comes into memory: nobody can guess the generation of one that is being
+        // made, and would be in its maker's way. Without a name, but in use, it can be opened.
+        let attr = volume.fs.getattr(ino).map_err(|e| volume.errno(e))?;
+        if attr.generation != generation {
             return Err(ESTALE);
         }
-        Ok(inode)
+        inode::get(volume, sb, ino)
     }
 }
 

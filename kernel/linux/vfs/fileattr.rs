@@ -50,7 +50,7 @@ pub(super) unsafe extern "C" fn set(
             project: Some(wanted.fsx_projid),
             ..SetAttr::default()
         };
-        let attr = inode.store(&set)?;
+        let attr = inode.store(&set, None)?;
         inode.apply_flags(attr.flags);
         inode.state().project.store(attr.project, Ordering::Relaxed);
         inode.refresh(&attr);

@@ -8,13 +8,14 @@
 
 use super::inode::Inode;
 use super::map::BLOCK;
+use super::reserve::with_space;
 use super::volume::{errno, Volume};
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::blockset::BlockSet;
 use crate::linux::ffi::table::{CStruct, Table};
 use aegisfs_engine::{
     Attr, Error, Mapping, Owner, Quota, QuotaHold, QuotaType, QuotaTypes, SetAttr, SetQuota,
-    StatFs, BLOCK_SIZE, FILE_SIZE_MAX,
+    StatFs, XattrChange, BLOCK_SIZE, FILE_SIZE_MAX,
 };
 use core::ops::Range;
 use core::ptr::null_mut;
@@ -226,15 +227,19 @@ impl Inode {
     }
 
     /// Stores attributes, if the limits of a new owner admit the inode.
-    pub(super) fn store(&self, set: &SetAttr) -> Result<Attr> {
+    pub(super) fn store(&self, set: &SetAttr, xattr: Option<&XattrChange<'_>>) -> Result<Attr> {
         let volume = self.volume();
         let moves = set.uid.is_some() || set.gid.is_some() || set.project.is_some();
         if moves && volume.fs.quota_enforced() && self.is(bindings::S_IFREG) {
             // Dirty data holds quota of the old owner.
             self.write_and_wait(0, FILE_SIZE_MAX)?;
         }
-        let stored = volume.fs.setattr_within_quota(self.ino(), set, exempt());
-        stored.map_err(|e| volume.errno(e))
+        with_space(self, || {
+            let stored = volume
+                .fs
+                .setattr_within_quota(self.ino(), set, xattr, exempt());
+            stored.map_err(|e| volume.errno(e))
+        })
     }
 
     /// Runs an operation that takes `space` more bytes and makes `inodes` inodes, for `owner`.

@@ -71,7 +71,8 @@ impl Server {
             project,
             ..SetAttr::default()
         };
-        self.fs.setattr_within_quota(ino, &set, exempt(caller))?;
+        self.fs
+            .setattr_within_quota(ino, &set, None, exempt(caller))?;
         Ok(Vec::new())
     }
 }

@@ -6,7 +6,7 @@ use super::guard;
 use super::quota::exempt;
 use super::refusal::Result;
 use super::Server;
-use aegisfs_engine::{Attr, Error, SetAttr, Time, MODE_FILE, MODE_TYPE};
+use aegisfs_engine::{Attr, Error, SetAttr, Time, XattrChange, MODE_FILE, MODE_TYPE};
 use aegisfs_platform::Vec as EngineVec;
 
 const SETUID: u32 = 0o4000;
@@ -71,38 +71,43 @@ impl Server {
             attr = self.growing(caller, ino, 0..0, size, || self.fs.truncate(ino, size))?;
             self.inodes.written(ino);
         }
-        if let Some(mode) = changes.mode {
-            self.follow_mode(&before, mode)?;
-        }
+        let list = match changes.mode {
+            Some(mode) => self.list_after_chmod(&before, mode)?,
+            None => None,
+        };
+        let list = list.as_ref().map(|value| XattrChange {
+            name: acl::ACCESS,
+            value: Some(value),
+        });
         if owner_or_mode
             || set.mode.is_some()
             || set.atime.is_some()
             || set.mtime.is_some()
             || set.ctime.is_some()
         {
-            attr = self.fs.setattr_within_quota(ino, &set, exempt(caller))?;
+            let exempt = exempt(caller);
+            attr = self
+                .fs
+                .setattr_within_quota(ino, &set, list.as_ref(), exempt)?;
         }
         Ok(attr)
     }
 
-    /// Keeps an inode's access list in step with a chmod.
-    fn follow_mode(&self, attr: &Attr, mode: u32) -> Result<()> {
+    /// The access list of an inode, if it has one, as a chmod leaves it.
+    fn list_after_chmod(&self, attr: &Attr, mode: u32) -> Result<Option<Vec<u8>>> {
         if !attr.has_xattrs {
-            return Ok(());
+            return Ok(None);
         }
         let mut value = EngineVec::new();
         match self.fs.getxattr(attr.ino, acl::ACCESS, &mut value) {
             Ok(()) => {}
-            Err(Error::NoData) => return Ok(()),
+            Err(Error::NoData) => return Ok(None),
             Err(e) => return Err(e.into()),
         }
-        if let Some(mut list) = Acl::parse(&value)? {
+        Ok(Acl::parse(&value)?.map(|mut list| {
             list.set_mode(mode);
-            let any = aegisfs_engine::XattrMode::Any;
-            self.fs
-                .setxattr(attr.ino, acl::ACCESS, &list.to_bytes(), any)?;
-        }
-        Ok(())
+            list.to_bytes()
+        }))
     }
 
     /// The content has been changed by somebody who may not keep the set-id bits.

@@ -5,7 +5,7 @@ use super::acl::{self, Acl};
 use super::guard;
 use super::refusal::{Refusal, Result};
 use super::Server;
-use aegisfs_engine::{Attr, SetAttr, XattrMode};
+use aegisfs_engine::{Attr, SetAttr, XattrChange, XattrMode};
 use aegisfs_platform::Vec as EngineVec;
 
 const SETGID: u32 = 0o2000;
@@ -66,12 +66,6 @@ impl Server {
         let Some(list) = Acl::parse(value)? else {
             return self.remove_if_present(attr.ino, acl::ACCESS);
         };
-        if list.is_plain() {
-            self.remove_if_present(attr.ino, acl::ACCESS)?;
-        } else {
-            self.fs
-                .setxattr(attr.ino, acl::ACCESS, value, XattrMode::Any)?;
-        }
         let mut mode = attr.mode & !0o777 | list.mode();
         if kill_setgid {
             mode &= !SETGID;
@@ -80,7 +74,11 @@ impl Server {
             mode: Some(mode),
             ..SetAttr::default()
         };
-        self.fs.setattr(attr.ino, &set)?;
+        let change = XattrChange {
+            name: acl::ACCESS,
+            value: (!list.is_plain()).then_some(value),
+        };
+        self.fs.setattr_with(attr.ino, &set, Some(&change))?;
         Ok(())
     }
 

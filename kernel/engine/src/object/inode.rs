@@ -14,8 +14,9 @@ use crate::space::Range;
 use crate::txn::shared::Budget;
 use crate::txn::{Class, Fs, Tx, TREE};
 use crate::types::{
-    flag, Attr, NewInode, SetAttr, Time, BLOCK_SHIFT, BLOCK_SIZE, INO_END, MODE_BLOCK, MODE_CHAR,
-    MODE_DIR, MODE_FIFO, MODE_FILE, MODE_SOCKET, MODE_SYMLINK, MODE_TYPE, SYMLINK_MAX,
+    flag, Attr, NewInode, SetAttr, Time, XattrChange, XattrMode, BLOCK_SHIFT, BLOCK_SIZE, INO_END,
+    MODE_BLOCK, MODE_CHAR, MODE_DIR, MODE_FIFO, MODE_FILE, MODE_SOCKET, MODE_SYMLINK, MODE_TYPE,
+    SYMLINK_MAX,
 };
 use aegisfs_platform::{log, LogLevel, Vec};
 
@@ -47,7 +48,22 @@ impl Fs {
     /// # Errors
     /// `Stale`, `ReadOnly`, `NoSpace`; `Unsupported` for flags that cannot be set on it.
     pub fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
-        let mut tx = self.begin(Class::Reserve)?;
+        self.setattr_with(ino, set, None)
+    }
+
+    /// Changes attributes and an extended one in one operation: an access control list and the
+    /// permission bits that go with it.
+    ///
+    /// # Errors
+    /// As [`Fs::setattr`] and [`Fs::setxattr`].
+    pub fn setattr_with(
+        &self,
+        ino: u64,
+        set: &SetAttr,
+        xattr: Option<&XattrChange<'_>>,
+    ) -> Result<Attr> {
+        let grows = xattr.is_some_and(|x| x.value.is_some());
+        let mut tx = self.begin(if grows { Class::Grow } else { Class::Reserve })?;
         let mut attr = tx.inode(ino)?;
         if let Some(mode) = set.mode {
             attr.mode = attr.mode & MODE_TYPE | mode & !MODE_TYPE;
@@ -67,6 +83,12 @@ impl Fs {
         let times = [attr.atime, attr.mtime, attr.ctime, attr.btime];
         if times.iter().any(|t| t.nsec >= 1_000_000_000) {
             return Err(Error::Invalid);
+        }
+        if let Some(x) = xattr {
+            match self.change_xattr(&mut tx, &mut attr, x.name, x.value, XattrMode::Any) {
+                Err(Error::NoData) => {}
+                changed => changed?,
+            }
         }
         tx.put_inode(&attr)?;
         tx.commit()?;

@@ -15,7 +15,7 @@ use crate::txn::quota::{parse_key, read_record, Entry, Quotas};
 use crate::txn::{Class, Fs, State};
 use crate::types::{
     Attr, Mapping, Owner, Quota, QuotaState, QuotaType, QuotaTypes, SetAttr, SetQuota, Time,
-    BLOCK_SIZE, MODE_FILE, MODE_TYPE,
+    XattrChange, BLOCK_SIZE, MODE_FILE, MODE_TYPE,
 };
 use aegisfs_platform::MutexGuard;
 use core::sync::atomic::Ordering::Relaxed;
@@ -325,15 +325,21 @@ impl Fs {
         result
     }
 
-    /// As [`Fs::setattr`]. If the inode gets another owner, the limits of that one must admit what it
+    /// As [`Fs::setattr_with`]. If the inode gets another owner, the limits of that one must admit what it
     /// counts for.
     ///
     /// # Errors
-    /// As [`Fs::quota_hold`] and [`Fs::setattr`].
-    pub fn setattr_within_quota(&self, ino: u64, set: &SetAttr, exempt: bool) -> Result<Attr> {
+    /// As [`Fs::quota_hold`] and [`Fs::setattr_with`].
+    pub fn setattr_within_quota(
+        &self,
+        ino: u64,
+        set: &SetAttr,
+        xattr: Option<&XattrChange<'_>>,
+        exempt: bool,
+    ) -> Result<Attr> {
         let stays = set.uid.is_none() && set.gid.is_none() && set.project.is_none();
         if stays || !self.quota_enforced() {
-            return self.setattr(ino, set);
+            return self.setattr_with(ino, set, xattr);
         }
         let old = self.getattr(ino)?;
         let new = Owner {
@@ -343,7 +349,7 @@ impl Fs {
         };
         let types = old.owner().differs(&new);
         let hold = self.quota_hold(&new, types, old.space(), 1, exempt)?;
-        let result = self.setattr(ino, set);
+        let result = self.setattr_with(ino, set, xattr);
         self.quota_release(&hold);
         result
     }

@@ -9,7 +9,7 @@ use crate::format::key::{kind, Key};
 use crate::format::node::max_value;
 use crate::format::record::{Xattr, COOKIE_SLOTS, XATTR_HEADER};
 use crate::txn::{Class, Fs, Tx, TREE};
-use crate::types::XattrMode;
+use crate::types::{Attr, XattrMode};
 use aegisfs_platform::Vec;
 
 /// Longest value, in bytes (`XATTR_SIZE_MAX` of Linux).
@@ -162,20 +162,7 @@ impl Fs {
         }
         let mut tx = self.begin(Class::Grow)?;
         let mut attr = tx.inode(ino)?;
-        let (probe, bodies) = self.probe_xattr(&tx, ino, name)?;
-        let cookie = match (probe.found, mode) {
-            (Some(_), XattrMode::Create) => return Err(Error::Exists),
-            (None, XattrMode::Replace) => return Err(Error::NoData),
-            (Some(found), _) => {
-                if found.body != 0 {
-                    delete_body(&mut tx, ino, found.body)?;
-                }
-                found.cookie
-            }
-            (None, _) => probe.free,
-        };
-        self.put_xattr(&mut tx, ino, cookie, bodies + 1, name, value)?;
-        attr.has_xattrs = true;
+        self.change_xattr(&mut tx, &mut attr, name, Some(value), mode)?;
         touch(&mut attr);
         tx.put_inode(&attr)?;
         tx.commit()?;
@@ -190,18 +177,40 @@ impl Fs {
         check_name(name)?;
         let mut tx = self.begin(Class::Reserve)?;
         let mut attr = tx.inode(ino)?;
-        let (probe, _) = self.probe_xattr(&tx, ino, name)?;
-        let Some(found) = probe.found else {
-            return Err(Error::NoData);
-        };
-        tx.delete(Key::new(ino, kind::XATTR, found.cookie))?;
-        if found.body != 0 {
-            delete_body(&mut tx, ino, found.body)?;
-        }
+        self.change_xattr(&mut tx, &mut attr, name, None, XattrMode::Replace)?;
         touch(&mut attr);
         tx.put_inode(&attr)?;
         tx.commit()?;
         Ok(())
+    }
+
+    /// Sets, or without a value removes, an attribute within an operation; the caller puts the inode.
+    #[inline(never)]
+    pub(crate) fn change_xattr(
+        &self,
+        tx: &mut Tx<'_>,
+        attr: &mut Attr,
+        name: &[u8],
+        value: Option<&[u8]>,
+        mode: XattrMode,
+    ) -> Result<()> {
+        let ino = attr.ino;
+        let (probe, bodies) = self.probe_xattr(tx, ino, name)?;
+        match (probe.found, mode) {
+            (Some(_), XattrMode::Create) => return Err(Error::Exists),
+            (None, XattrMode::Replace) => return Err(Error::NoData),
+            (Some(found), _) if found.body != 0 => delete_body(tx, ino, found.body)?,
+            _ => {}
+        }
+        match (value, probe.found) {
+            (Some(value), found) => {
+                let cookie = found.map_or(probe.free, |f| f.cookie);
+                attr.has_xattrs = true;
+                self.put_xattr(tx, ino, cookie, bodies + 1, name, value)
+            }
+            (None, Some(found)) => tx.delete(Key::new(ino, kind::XATTR, found.cookie)),
+            (None, None) => Err(Error::NoData),
+        }
     }
 
     /// Looks a name up, and finds the highest number of a value in use.
