@@ -20,28 +20,7 @@ field() {
 # recount: usage is what the files come to
 recount() {
 	sync
-	aegisfs quota report --json "$MNT" > /tmp/report
-	python3 - "$MNT" <<-'PYTHON' || die "usage is not what the files come to"
-		import collections, json, os, sys
-		want = collections.defaultdict(lambda: [0, 0])
-		seen = set()
-		def add(path):
-		    s = os.lstat(path)
-		    if s.st_ino in seen: return
-		    seen.add(s.st_ino)
-		    for who in (("user", s.st_uid), ("group", s.st_gid)):
-		        want[who][0] += 512 * s.st_blocks
-		        want[who][1] += 1
-		add(sys.argv[1])
-		for top, dirs, files in os.walk(sys.argv[1]):
-		    for name in dirs + files: add(os.path.join(top, name))
-		have = {(q["type"], q["id"]): [q["space_used"], q["inodes_used"]]
-		        for q in json.load(open("/tmp/report"))["quotas"] if q["type"] != "project"}
-		have = {k: v for k, v in have.items() if v != [0, 0]}
-		if have != dict(want):
-		    print("noted", have, "found", dict(want))
-		    sys.exit(1)
-	PYTHON
+	"$(dirname "$0")/lib_quota.py" recount "$MNT" || die "usage is not what the files come to"
 }
 
 # ---- counting begins at the first mount with an option

@@ -52,7 +52,7 @@ def fallocate(fd, mode, offset, length):
 class Statx:
     """The fields of `struct statx` that are tested."""
 
-    MASK = 0x0002ffff
+    MASK = 0x0003ffff
 
     def __init__(self, path, flags=AT_SYMLINK_NOFOLLOW, mask=MASK):
         buf = ctypes.create_string_buffer(256)
@@ -66,7 +66,9 @@ class Statx:
         times = [struct.unpack_from("qI", buf, at) for at in (64, 80, 96, 112)]
         self.atime, self.btime, self.ctime, self.mtime = times
         (self.rmajor, self.rminor, self.major, self.minor, self.mnt_id, self.dio_mem,
-         self.dio_offset) = struct.unpack_from("IIIIQII", buf, 128)
+         self.dio_offset, self.subvolume) = struct.unpack_from("IIIIQIIQ", buf, 128)
+        atomic_min, atomic_max, atomic_segments, self.dio_read, atomic_best = struct.unpack_from("5I", buf, 168)
+        self.atomic = atomic_min, atomic_max, atomic_segments, atomic_best
 
 
 def write(path, data, mode="wb"):

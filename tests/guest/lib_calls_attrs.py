@@ -3,6 +3,7 @@
 
 import errno
 import fcntl
+import mmap
 import os
 import struct
 import time
@@ -54,8 +55,22 @@ def check_statx():
     assert Statx("f").mnt_id, "no mount"
     if t.FUSE:
         return
-    same((s.dio_offset, s.mask & 0x22000), (4096, 0x22000))
+    same((s.dio_offset, s.dio_read, s.mask & 0x22000), (4096, 4096, 0x22000))
     assert 0 < s.dio_mem <= 4096, s.dio_mem
+    # What is said of alignment holds.
+    fd = os.open("f", os.O_RDWR | os.O_DIRECT)
+    buffer = memoryview(mmap.mmap(-1, 3 * 4096))
+    at = s.dio_mem % 4096
+    same(os.preadv(fd, [buffer[at:at + 4096]], 0), 4096)
+    same(bytes(buffer[at:at + 4096]), b"x" * 4096)
+    same(os.pwritev(fd, [buffer[at:at + 4096]], 4096), 4096)
+    # No write larger than the hardware's is promised to be whole.
+    same((s.atomic, s.attributes & 0x400000), ((0, 0, 0, 0), 0))
+    with refused(errno.EOPNOTSUPP):
+        os.pwritev(fd, [buffer[:4096]], 0, 0x40)  # RWF_ATOMIC
+    os.close(fd)
+    # All that is in the volume is in its one subvolume.
+    same((s.mask & 0x8000, s.subvolume, Statx(".").subvolume), (0x8000, 256, 256))
     same(s.attributes_mask & 0x70, 0x70, "attributes that are known")
     for flag, attribute in [(IMMUTABLE, 0x10), (APPEND, 0x20), (NODUMP, 0x40)]:
         flags("f", flag)

@@ -45,7 +45,16 @@ names() {
 	done
 }
 
-for work in git_commits database extents names; do
+owners() {
+	for n in $(seq 100000); do
+		head -c $((n * 71 % 9000)) /dev/urandom > "f$((n % 30))"
+		chown "$((n % 4)):$((n % 3))" "f$((n % 30))" "f$((n * 7 % 20))"
+		chattr -p "$((n % 5))" "f$((n % 11))"
+		rm -f "f$((n * 3 % 30))"
+	done
+}
+
+for work in git_commits database extents names owners; do
 	(mkdir -p "$work" && cd "$work" && "$work") < /dev/null > /dev/null 2>&1 &
 done
 wait

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Cost of quota: makes, writes and removes many small files, as a user whom limits bind, on volumes that
 # count and enforce and on volumes that do not, in turns. Prints both times of each round and their ratio.
-# In a guest: bash /tests/guest/lib_quota_cost.sh [FILES] [ROUNDS]
+# In a guest: bash /tests/guest/lib_quota_cost.sh [FILES] [ROUNDS] [KIND]
+# KIND with or without: rounds of one kind alone, for who measures the processor time of the whole guest; none: nothing.
 . "$(dirname "$0")/lib.sh"
 files=${1:-20000}
 rounds=${2:-6}
+kind=${3:-}
 cat > /tmp/churn.c <<'C'
 #include <fcntl.h>
 #include <stdio.h>
@@ -44,6 +46,15 @@ churn() { # MKFS-OPTIONS MOUNT-OPTIONS: nanoseconds
 	cd /
 	unmount_volume
 }
+if [ -n "$kind" ]; then
+	for _ in $(seq "$rounds"); do
+		case $kind in
+		without) churn "" "" ;;
+		with) churn "-O quota" usrquota,grpquota,prjquota ;;
+		esac
+	done
+	exit
+fi
 churn "" "" > /dev/null
 for _ in $(seq "$rounds"); do
 	without=$(churn "" "")

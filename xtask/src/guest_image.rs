@@ -33,6 +33,8 @@ const PACKAGES: &[&str] = &[
     "lsof",
     "make",
     "mount",
+    "nfs-common",
+    "nfs-kernel-server",
     "postgresql",
     "postgresql-contrib",
     "procps",
