@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* See shim.h. */
 #include <linux/bio.h>
+#include <linux/crc32.h>
 #include <linux/highmem.h>
 #include <linux/iversion.h>
 #include <linux/ioprio.h>
@@ -35,6 +36,13 @@ bool aegisfs_is_vmalloc(const void *p)
 unsigned long aegisfs_ram_bytes(void)
 {
 	return totalram_pages() << PAGE_SHIFT;
+}
+
+/* ---- checksums */
+
+bool aegisfs_crc32_is_fast(void)
+{
+	return crc32_optimizations() & CRC32_LE_OPTIMIZATION;
 }
 
 /* ---- log */

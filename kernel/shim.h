@@ -23,6 +23,9 @@ void		aegisfs_nofs_restore(unsigned int flags);
 bool		aegisfs_is_vmalloc(const void *p);
 unsigned long	aegisfs_ram_bytes(void);
 
+/* checksums */
+bool		aegisfs_crc32_is_fast(void);
+
 /* log */
 bool		aegisfs_may_log(void);
 int		aegisfs_invalf(struct fs_context *fc, const char *text, int len);

@@ -5,12 +5,13 @@ use core::ffi::c_void;
 use kernel::bindings;
 use kernel::ffi::c_uint;
 
-// The first two are inline functions in C, reached through `shim.c`; the third is a library
+// Those of our own are inline functions in C, reached through `shim.c`; the other one is a library
 // function whose header the kernel's own bindings do not include.
 extern "C" {
     fn aegisfs_nofs_save() -> c_uint;
     fn aegisfs_nofs_restore(flags: c_uint);
     fn crc32_le(crc: u32, p: *const c_void, len: usize) -> u32;
+    fn aegisfs_crc32_is_fast() -> bool;
 }
 
 /// While this value lives, allocations of the current task do not enter any filesystem.
@@ -74,9 +75,15 @@ pub fn random_bytes(out: &mut [u8]) {
 /// `seed` is the CRC of; `seed` 0 starts anew.
 #[must_use]
 pub fn crc32(seed: u32, data: &[u8]) -> u32 {
-    // SAFETY: The pointer and length describe a readable slice. The kernel's function leaves both
-    // inversions to the caller.
-    !unsafe { crc32_le(!seed, data.as_ptr().cast(), data.len()) }
+    // SAFETY: The pointer and length describe a readable slice.
+    !unsafe {
+        // A test of a flag or two: not worth remembering.
+        if aegisfs_crc32_is_fast() {
+            crc32_le(!seed, data.as_ptr().cast(), data.len())
+        } else {
+            crate::crc32::update(!seed, data)
+        }
+    }
 }
 
 extern "C" {

@@ -11,6 +11,7 @@
 //!
 //! Nothing here knows what a filesystem is.
 
+mod crc32;
 mod ffi;
 mod lock;
 mod log;
