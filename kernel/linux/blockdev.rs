@@ -2,7 +2,7 @@
 //! The engine's block device, on a block device of the kernel.
 
 use super::ffi::blockio::Bdev;
-use aegisfs_engine::{BlockDevice, Error, Result, WriteOp};
+use aegisfs_engine::{BlockDevice, Error, ReadOp, Result, WriteOp};
 use aegisfs_platform::Vec;
 
 /// What the device's interface may ask of memory. Buffers of the engine are aligned to pages as a
@@ -54,6 +54,15 @@ impl BlockDevice for KernelDevice {
         io(self.bdev.read(offset, &mut copy))?;
         buf.copy_from_slice(&copy);
         Ok(())
+    }
+
+    fn read_many(&self, ops: &mut [ReadOp<'_>]) -> Result<()> {
+        if ops.iter().all(|op| aligned(op.buf)) {
+            let pieces = ops.iter_mut().map(|op| (op.offset, &mut *op.buf));
+            return io(self.bdev.read_many(pieces));
+        }
+        ops.iter_mut()
+            .try_for_each(|op| self.read(op.offset, op.buf))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {

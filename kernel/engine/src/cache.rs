@@ -12,7 +12,7 @@
 mod counted;
 mod heal;
 
-use crate::device::{BlockDevice, WriteOp};
+use crate::device::{BlockDevice, ReadOp, WriteOp};
 use crate::error::{Error, Result};
 use crate::format::bytes::{get_u32, CRC_AT};
 use crate::format::key::Pointer;
@@ -190,6 +190,27 @@ impl Pool {
         self.device(at.device)?.read(at.offset, buf)
     }
 
+    /// Fills the buffers of `(location, buffer)` pairs as far as that succeeds, batched by device.
+    pub fn read_many<'a>(
+        &self,
+        parts: impl Iterator<Item = (Location, &'a mut [u8])>,
+    ) -> Result<()> {
+        let mut ops = Vec::new();
+        let mut device = 0;
+        for (at, buf) in parts {
+            if at.device != device {
+                self.device(device)?.read_many(&mut ops)?;
+                ops.clear();
+                device = at.device;
+            }
+            ops.try_push(ReadOp {
+                offset: at.offset,
+                buf,
+            })?;
+        }
+        self.device(device)?.read_many(&mut ops)
+    }
+
     /// Writes logical blocks.
     pub fn write_raw(&self, block: u64, data: &[u8]) -> Result<()> {
         let at = self.locate(block, (data.len() / BLOCK_SIZE) as u64)?;
@@ -224,6 +245,11 @@ impl Pool {
         self.cache.get(pointer)
     }
 
+    /// Whether the cache has the node; unlike [`Pool::cached`] that is no use of it.
+    pub fn has(&self, pointer: &Pointer) -> bool {
+        self.cache.has(pointer)
+    }
+
     /// Puts a node that was just written into the cache; without memory it is left out.
     pub fn remember(&self, bytes: Vec<u8>) {
         if let Ok(node) = try_arc(Node(bytes)) {
@@ -247,6 +273,13 @@ const SHARDS: usize = 16;
 struct Entry {
     node: Arc<Node>,
     used: bool,
+}
+
+impl Entry {
+    /// It is what `pointer` leads to, and not what stood there before or after.
+    fn is(&self, pointer: &Pointer) -> bool {
+        node::generation(&self.node) == pointer.birth && get_u32(&self.node, CRC_AT) == pointer.crc
+    }
 }
 
 struct Shard {
@@ -284,12 +317,15 @@ impl Cache {
             .get((id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize % SHARDS)
     }
 
+    fn has(&self, pointer: &Pointer) -> bool {
+        let shard = self.shard(pointer.id()).map(Mutex::lock);
+        shard.is_some_and(|s| s.nodes.get(pointer.id()).is_some_and(|e| e.is(pointer)))
+    }
+
     fn get(&self, pointer: &Pointer) -> Option<Arc<Node>> {
         let mut shard = self.shard(pointer.id())?.lock();
         let entry = shard.nodes.get_mut(pointer.id())?;
-        let same = node::generation(&entry.node) == pointer.birth
-            && get_u32(&entry.node, CRC_AT) == pointer.crc;
-        if !same {
+        if !entry.is(pointer) {
             return None;
         }
         entry.used = true;

@@ -12,6 +12,15 @@ pub struct WriteOp<'a> {
     pub data: &'a [u8],
 }
 
+/// One part of a [`BlockDevice::read_many`] batch.
+#[derive(Debug)]
+pub struct ReadOp<'a> {
+    /// Byte offset on the device, a multiple of 4096.
+    pub offset: u64,
+    /// What to fill; the length is a multiple of 4096.
+    pub buf: &'a mut [u8],
+}
+
 /// A device of fixed size with a volatile write cache.
 ///
 /// All offsets and lengths are multiples of 4096 bytes. Calls block until the device has answered.
@@ -25,6 +34,18 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// `Error::Io` when the device fails or the range is outside.
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Fills all parts, in any order, several at a time where the host can. On an error any of them
+    /// may or may not have been filled.
+    ///
+    /// # Errors
+    /// As [`BlockDevice::read`].
+    fn read_many(&self, ops: &mut [ReadOp<'_>]) -> Result<()> {
+        for op in ops {
+            self.read(op.offset, op.buf)?;
+        }
+        Ok(())
+    }
 
     /// Writes `data` at `offset`; durable only after a later [`BlockDevice::flush`].
     ///

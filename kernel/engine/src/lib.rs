@@ -42,7 +42,7 @@ mod txn;
 mod types;
 mod volume;
 
-pub use device::{BlockDevice, WriteOp};
+pub use device::{BlockDevice, ReadOp, WriteOp};
 pub use error::{Error, Result};
 pub use object::data::ReadGuard;
 pub use object::quota::QuotaHold;

@@ -179,17 +179,26 @@ impl Bdev {
 
     /// Fills `data` with what stands at byte `offset`.
     pub(crate) fn read(self, offset: u64, data: &mut [u8]) -> Result {
-        self.check(offset, data.len())?;
-        let part = Part {
-            offset,
-            data: NonNull::from(&mut *data).cast(),
-            len: data.len(),
-            _memory: PhantomData,
-        };
+        self.read_many(core::iter::once((offset, data)))
+    }
+
+    /// Fills each piece with what stands at its byte offset, in any order.
+    pub(crate) fn read_many<'a>(self, pieces: impl Iterator<Item = (u64, &'a mut [u8])>) -> Result {
+        let mut inside = Ok(());
+        let parts = pieces.map_while(|(offset, data)| {
+            inside = self.check(offset, data.len());
+            inside.is_ok().then_some(Part {
+                offset,
+                data: NonNull::from(&mut *data).cast(),
+                len: data.len(),
+                _memory: PhantomData,
+            })
+        });
         self.run(
-            core::iter::once(part),
+            parts,
             bindings::req_op_REQ_OP_READ | bindings::REQ_META | bindings::REQ_SYNC,
-        )
+        )?;
+        inside
     }
 
     /// Writes each piece at its byte offset, in any order.

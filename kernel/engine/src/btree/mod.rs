@@ -92,6 +92,8 @@ pub struct Trees {
     scratch: Vec<u8>,
 }
 
+/// Most nodes that are read ahead.
+const AHEAD: usize = 16;
 /// Most buffers that are kept for later.
 const SPARE_MAX: usize = 64;
 
@@ -156,35 +158,79 @@ impl Trees {
 
     /// A node, from memory or (if allowed) from the devices.
     fn node(&self, p: &Pointer, tree: u64, level: u8, io: Io) -> Result<NodeRef<'_>, Walk> {
+        match self.in_memory(p, tree, level)? {
+            Some(node) => Ok(node),
+            None => self.missed(Vec::try_from_slice(&[*p])?, tree, level, io),
+        }
+    }
+
+    /// The node of level `level` that slot `i` of the inner node `b` leads to, as [`Trees::node`]; one
+    /// that is missed is read together with those after it.
+    fn child(&self, b: &[u8], i: usize, tree: u64, level: u8, io: Io) -> Result<NodeRef<'_>, Walk> {
+        match self.in_memory(&node::child(b, i), tree, level)? {
+            Some(node) => Ok(node),
+            None => self.missed(self.with_next(b, i)?, tree, level, io),
+        }
+    }
+
+    /// What to read when child `i` of `b` is missed: that, and twice as many of the next ones as were
+    /// in memory without a gap before it. So a walk that goes forward soon finds nearly all that it
+    /// comes to, and one that jumps reads nothing in vain at first.
+    #[inline(never)]
+    fn with_next(&self, b: &[u8], i: usize) -> Result<Vec<Pointer>> {
+        let known = |i: &usize| {
+            let p = node::child(b, *i);
+            self.unwritten(&p).is_some() || self.pool.has(&p)
+        };
+        let ahead = 2 * (0..i).rev().take(AHEAD / 2).take_while(known).count();
+        let mut wanted = Vec::try_with_capacity(1 + ahead)?;
+        wanted.try_push(node::child(b, i))?;
+        let next = i + 1..node::count(b).min(i + 1 + ahead);
+        for i in next.filter(|i| !known(i)) {
+            wanted.try_push(node::child(b, i))?;
+        }
+        Ok(wanted)
+    }
+
+    /// Reads nodes of which the first one was missed, or asks for that.
+    fn missed(
+        &self,
+        wanted: Vec<Pointer>,
+        tree: u64,
+        level: u8,
+        io: Io,
+    ) -> Result<NodeRef<'_>, Walk> {
+        match io {
+            Io::Allowed => Ok(NodeRef::Shared(self.pool.fetch(&wanted, tree, level)?)),
+            Io::Refused => Err(Walk::Missing {
+                wanted,
+                tree,
+                level,
+            }),
+        }
+    }
+
+    fn in_memory(&self, p: &Pointer, tree: u64, level: u8) -> Result<Option<NodeRef<'_>>> {
         if p.birth == self.generation {
             return match self.dirty.get(p.id()) {
-                Some(b) => Ok(NodeRef::Own(b)),
-                None => Err(Walk::Failed(Error::Corrupt)),
+                Some(b) => Ok(Some(NodeRef::Own(b))),
+                None => Err(Error::Corrupt),
             };
         }
         if p.birth == self.frozen_generation {
             if let Some(b) = self.frozen.get(p.id()) {
-                return Ok(NodeRef::Own(b));
+                return Ok(Some(NodeRef::Own(b)));
             }
         }
         if let Some(n) = self.pool.cached(p) {
             // The cache is shared by all trees: a pointer that was damaged in memory or forged on
             // the device must not lead into another one.
             if node::tree(&n) != tree || node::level(&n) != level {
-                return Err(Walk::Failed(Error::Corrupt));
+                return Err(Error::Corrupt);
             }
-            return Ok(NodeRef::Shared(n));
+            return Ok(Some(NodeRef::Shared(n)));
         }
-        match io {
-            Io::Allowed => Ok(NodeRef::Shared(
-                self.pool.fetch(p, tree, level).map_err(Walk::Failed)?,
-            )),
-            Io::Refused => Err(Walk::Missing {
-                pointer: *p,
-                tree,
-                level,
-            }),
-        }
+        Ok(None)
     }
 
     /// The bytes of a node that no checkpoint has written yet.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The tree against the standard library's map, with checkpoints, cold caches and lack of space.
 
-use super::{Io, NodeSpace, Root, Trees};
+use super::{Io, NodeSpace, Root, Trees, Walk};
 use crate::error::{Error, Result};
 use crate::format::key::{Key, Pointer, MAX_REPLICAS};
 use crate::format::node;
 use crate::testing::{effort, pool, seed, single, Rng, CHUNK_BLOCKS, HEADER_BLOCKS};
+use crate::types::DeviceEvent;
 use aegisfs_platform::Vec as PVec;
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::{BTreeMap, BTreeSet};
@@ -245,6 +246,37 @@ fn ascending_keys_fill_nodes() {
     t.check();
     // 40 of these fill a leaf.
     assert!(t.blocks.used.len() < 560, "{}", t.blocks.used.len());
+}
+
+/// A node that is read ahead and damaged is no error, and not counted as one, before somebody wants it.
+#[test]
+fn reading_ahead_is_verified_and_silent() {
+    const BAD: usize = 6;
+    let mut t = Test::new(4096);
+    for i in 0..1000 {
+        let key = Key::new(i, 1, 0);
+        t.trees.put(TREE, &key, &[9; 76], &mut t.blocks).unwrap();
+    }
+    t.checkpoint();
+    let pool = t.trees.pool();
+    let root = t.trees.root(TREE).unwrap();
+    assert_eq!(root.level, 1);
+    let inner = t
+        .trees
+        .node(&root.pointer, TREE, 1, Io::Allowed)
+        .unwrap()
+        .to_vec();
+    let (bad, first) = (node::child(&inner, BAD), node::key(&inner, BAD));
+    pool.write_raw(bad.id(), &[7; 4096]).unwrap();
+    pool.shrink(usize::MAX / 2);
+    let before = Key::new(first.object - 1, 1, 0);
+    let found = t.scan(Key::default(), before, usize::MAX).len();
+    assert_eq!(found as u64, first.object);
+    assert!(!pool.has(&bad) && pool.has(&node::child(&inner, BAD + 1)));
+    assert_eq!(pool.events(DeviceEvent::ChecksumError), 0);
+    let result = t.trees.get(TREE, &first, Io::Allowed, &mut |_| ());
+    assert!(matches!(result, Err(Walk::Failed(Error::Corrupt))));
+    assert_eq!(pool.events(DeviceEvent::ChecksumError), 1);
 }
 
 /// What one record does: the first key of a leaf goes, with it the leaf, and a new key comes that would then

@@ -1,25 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Reading: point lookups, the nearest smaller record, ranges.
 
-use super::{Io, NodeRef, Trees};
+use super::{Io, Trees};
 use crate::error::Error;
 use crate::format::key::{Key, Pointer};
 use crate::format::node;
+use aegisfs_platform::{AllocError, Vec};
 
 /// Why a walk ended early.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub enum Walk {
     /// A node is not in memory and reading was refused: fetch it without locks and try again.
     Missing {
-        /// Where it stands.
-        pointer: Pointer,
-        /// Its tree.
+        /// What leads to it, and to others that are worth reading with it.
+        wanted: Vec<Pointer>,
+        /// Their tree.
         tree: u64,
-        /// Its level.
+        /// Their level.
         level: u8,
     },
     /// The walk cannot succeed.
     Failed(Error),
+}
+
+impl From<Error> for Walk {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<AllocError> for Walk {
+    fn from(error: AllocError) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 impl From<Walk> for Error {
@@ -88,19 +101,15 @@ impl Trees {
         if root.pointer.id() == 0 {
             return Ok(false);
         }
-        let (mut pointer, mut level) = (root.pointer, root.level);
-        loop {
-            let b = self.node(&pointer, tree, level, io)?;
-            if level == 0 {
-                let found = node::search(&b, key);
-                if let Ok(i) = found {
-                    f(node::value(&b, i));
-                }
-                return Ok(found.is_ok());
-            }
-            pointer = node::child(&b, node::child_index(&b, key));
-            level -= 1;
+        let mut b = self.node(&root.pointer, tree, root.level, io)?;
+        for level in (0..root.level).rev() {
+            b = self.child(&b, node::child_index(&b, key), tree, level, io)?;
         }
+        let found = node::search(&b, key);
+        if let Ok(i) = found {
+            f(node::value(&b, i));
+        }
+        Ok(found.is_ok())
     }
 
     /// Hands the last record whose key is at most `key` to `f`; `false` if there is none.
@@ -115,33 +124,34 @@ impl Trees {
         if root.pointer.id() == 0 {
             return Ok(false);
         }
-        self.floor_below(&root.pointer, tree, root.level, key, io, f)
+        let b = self.node(&root.pointer, tree, root.level, io)?;
+        self.floor_below(&b, tree, root.level, key, io, f)
     }
 
     fn floor_below(
         &self,
-        pointer: &Pointer,
+        b: &[u8],
         tree: u64,
         level: u8,
         key: &Key,
         io: Io,
         f: &mut dyn FnMut(Key, &[u8]),
     ) -> Result<bool, Walk> {
-        let b = self.node(pointer, tree, level, io)?;
         if level == 0 {
-            let i = match node::search(&b, key) {
+            let i = match node::search(b, key) {
                 Ok(i) => i,
                 Err(0) => return Ok(false),
                 Err(i) => i - 1,
             };
-            f(node::key(&b, i), node::value(&b, i));
+            f(node::key(b, i), node::value(b, i));
             return Ok(true);
         }
         // The child that `key` belongs to may hold only greater keys; then it is the greatest one
         // of the child before (which is never empty, so this goes back once).
-        let mut i = node::child_index(&b, key);
+        let mut i = node::child_index(b, key);
         loop {
-            if self.floor_below(&node::child(&b, i), tree, level - 1, key, io, f)? {
+            let child = self.child(b, i, tree, level - 1, io)?;
+            if self.floor_below(&child, tree, level - 1, key, io, f)? {
                 return Ok(true);
             }
             if i == 0 {
@@ -162,7 +172,8 @@ impl Trees {
     ) -> Result<(), Walk> {
         let root = self.root(tree).map_err(Walk::Failed)?;
         if root.pointer.id() != 0 {
-            self.scan_below(&root.pointer, tree, root.level, from, to, io, f)?;
+            let b = self.node(&root.pointer, tree, root.level, io)?;
+            self.scan_below(&b, tree, root.level, from, to, io, f)?;
         }
         Ok(())
     }
@@ -170,7 +181,7 @@ impl Trees {
     #[allow(clippy::too_many_arguments)] // the recursion's state, nothing to bundle
     fn scan_below(
         &self,
-        pointer: &Pointer,
+        b: &[u8],
         tree: u64,
         level: u8,
         from: &Key,
@@ -178,21 +189,21 @@ impl Trees {
         io: Io,
         f: &mut dyn FnMut(Key, &[u8]) -> bool,
     ) -> Result<bool, Walk> {
-        let b: NodeRef<'_> = self.node(pointer, tree, level, io)?;
         let first = if level == 0 {
-            node::search(&b, from).unwrap_or_else(|i| i)
+            node::search(b, from).unwrap_or_else(|i| i)
         } else {
-            node::child_index(&b, from)
+            node::child_index(b, from)
         };
-        for i in first..node::count(&b) {
-            let key = node::key(&b, i);
+        for i in first..node::count(b) {
+            let key = node::key(b, i);
             if key > *to {
                 return Ok(false);
             }
             let go_on = if level == 0 {
-                f(key, node::value(&b, i))
+                f(key, node::value(b, i))
             } else {
-                self.scan_below(&node::child(&b, i), tree, level - 1, from, to, io, f)?
+                let child = self.child(b, i, tree, level - 1, io)?;
+                self.scan_below(&child, tree, level - 1, from, to, io, f)?
             };
             if !go_on {
                 return Ok(false);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A device that counts what goes wrong with it, whoever uses it.
 
-use crate::device::{BlockDevice, WriteOp};
+use crate::device::{BlockDevice, ReadOp, WriteOp};
 use crate::error::{Error, Result};
 use crate::types::{DeviceEvent, DeviceStats};
 use aegisfs_platform::Box;
@@ -53,6 +53,11 @@ impl BlockDevice for Counted {
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.counted(self.device.read(offset, buf), DeviceEvent::ReadError)
+    }
+
+    /// Counts no error: what could not be read ahead is read again when it is needed.
+    fn read_many(&self, ops: &mut [ReadOp<'_>]) -> Result<()> {
+        self.device.read_many(ops)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {

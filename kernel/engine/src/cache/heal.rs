@@ -10,7 +10,7 @@ use super::{count, Node, Pool};
 use crate::error::{Error, Result};
 use crate::format::key::{Pointer, MAX_REPLICAS};
 use crate::format::node::{self, Expected, NodeFault};
-use crate::types::DeviceEvent;
+use crate::types::{DeviceEvent, BLOCK_SIZE};
 use aegisfs_platform::{log, monotonic_ms, try_arc, Arc, LogLevel, Vec};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -78,12 +78,60 @@ impl Pool {
         }
     }
 
-    /// Reads a node from its replicas, verifies it, caches it. Copies that are bad are rewritten
-    /// when another one is good.
+    /// Reads nodes, verifies and caches them; gives the first one, the others are read ahead. Of that
+    /// one, copies that are bad are rewritten when another one is good.
     ///
     /// The caller sees to it that the blocks are not used for something else meanwhile: it holds
-    /// the trees exclusively, or a read guard since before it found `pointer`.
-    pub fn fetch(&self, pointer: &Pointer, tree: u64, level: u8) -> Result<Arc<Node>> {
+    /// the trees exclusively, or a read guard since before it found the pointers.
+    pub fn fetch(&self, wanted: &[Pointer], tree: u64, level: u8) -> Result<Arc<Node>> {
+        let (first, ahead) = wanted.split_first().ok_or(Error::Corrupt)?;
+        if !ahead.is_empty() {
+            if let Ok(Some(node)) = self.fetch_many(wanted, tree, level) {
+                return Ok(node);
+            }
+        }
+        self.fetch_one(first, tree, level)
+    }
+
+    /// Reads the first replica of each node, all at once; caches those that are good, and says
+    /// nothing of the others. Gives the first one if it is good.
+    #[inline(never)]
+    fn fetch_many(&self, wanted: &[Pointer], tree: u64, level: u8) -> Result<Option<Arc<Node>>> {
+        let mut buffers = Vec::try_with_capacity(wanted.len())?;
+        for _ in wanted {
+            buffers.try_push(Vec::try_filled(self.node_size, 0)?)?;
+        }
+        let blocks = (self.node_size / BLOCK_SIZE) as u64;
+        let places = wanted.iter().map(|p| self.locate(p.id(), blocks));
+        // What an error leaves unfilled does not pass for a node.
+        let _ = self.read_many(
+            places
+                .zip(buffers.iter_mut())
+                .filter_map(|(at, buf)| Some((at.ok()?, &mut buf[..]))),
+        );
+        let mut first = None;
+        for (i, (pointer, buf)) in wanted.iter().zip(buffers).enumerate() {
+            let expected = Expected {
+                pool: self.uuid,
+                pointer: *pointer,
+                tree,
+                level,
+            };
+            if node::verify(&buf, &expected).is_err() {
+                continue;
+            }
+            count(&self.stats.nodes_read);
+            let node = try_arc(Node(buf))?;
+            self.cache.insert(&node);
+            if i == 0 {
+                first = Some(node);
+            }
+        }
+        Ok(first)
+    }
+
+    /// Reads a node from its replicas.
+    fn fetch_one(&self, pointer: &Pointer, tree: u64, level: u8) -> Result<Arc<Node>> {
         let expected = Expected {
             pool: self.uuid,
             pointer: *pointer,

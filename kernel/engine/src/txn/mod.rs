@@ -160,11 +160,11 @@ impl Fs {
                     break;
                 }
                 Err(Walk::Missing {
-                    pointer,
+                    wanted,
                     tree,
                     level,
                 }) => {
-                    if let Err(e) = self.pool.fetch(&pointer, tree, level) {
+                    if let Err(e) = self.pool.fetch(&wanted, tree, level) {
                         result = Err(e);
                         break;
                     }

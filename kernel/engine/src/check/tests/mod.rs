@@ -352,7 +352,7 @@ pub(super) fn path_to(fs: &Fs, tree: u64, key: &Key) -> Vec<(Pointer, u8)> {
     let root = state.trees.root(tree).unwrap();
     let mut path = vec![(root.pointer, root.level)];
     while let Some((pointer, level)) = path.last().copied().filter(|(_, l)| *l > 0) {
-        let n = fs.pool.fetch(&pointer, tree, level).unwrap();
+        let n = fs.pool.fetch(&[pointer], tree, level).unwrap();
         path.push((node::child(&n, node::child_index(&n, key)), level - 1));
     }
     path
