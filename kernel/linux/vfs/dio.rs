@@ -193,13 +193,18 @@ pub(super) unsafe fn read(
         let nowait = (*iocb).ki_flags & bindings::IOCB_NOWAIT as c_int != 0;
         let done = {
             let _lock = lock(inode, true, nowait)?;
+            // For `submit_direct`: this call waits for the end.
+            let waits = match (*iocb).ki_complete {
+                None => iocb.cast(),
+                Some(_) => null_mut(),
+            };
             bindings::iomap_dio_rw(
                 iocb,
                 to,
                 READ_OPS.get(),
                 READ_DIO_OPS.get(),
                 bindings::IOMAP_DIO_FSBLOCK_ALIGNED | bindings::IOMAP_DIO_BOUNCE,
-                null_mut(),
+                waits,
                 0,
             )
         };
