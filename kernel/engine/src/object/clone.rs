@@ -36,6 +36,8 @@ struct Clone {
     end: u64,
     /// Block of the target that `at` goes to.
     target: u64,
+    /// Extents of the source before this block were given the flag.
+    flagged: u64,
     /// Byte where the range ends in the target.
     size: u64,
     mtime: Option<Time>,
@@ -104,6 +106,7 @@ impl Fs {
             at: block_of(from_offset),
             end: end.div_ceil(BLOCK),
             target: block_of(to_offset),
+            flagged: 0,
             size,
             mtime,
         };
@@ -157,10 +160,13 @@ impl Fs {
         /// Tries against a host that lets writers in.
         const TRIES: usize = 8;
         for _ in 0..TRIES {
-            let flagged = self.flag_shared(clone.from, clone.at, clone.end)?;
-            if let Some(attr) = self.clone_flagged(clone, flagged)? {
+            if clone.flagged <= clone.at {
+                clone.flagged = self.flag_shared(clone.from, clone.at, clone.end)?;
+            }
+            if let Some(attr) = self.clone_flagged(clone)? {
                 return Ok(attr);
             }
+            clone.flagged = clone.at;
         }
         Err(Error::Busy)
     }
@@ -169,7 +175,7 @@ impl Fs {
     #[inline(never)]
     fn flag_shared(&self, ino: u64, at: u64, end: u64) -> Result<u64> {
         let mut tx = self.begin(Class::Grow)?;
-        let (list, next) = overlapping(&tx, ino, at, end)?;
+        let (list, next) = overlapping(&tx, ino, at, end, usize::MAX)?;
         for (m, record) in &list {
             if m.extent.kind == ExtentKind::Data && !m.extent.shared {
                 let mut extent = m.extent;
@@ -181,13 +187,14 @@ impl Fs {
         Ok(next)
     }
 
-    /// Clones from `clone.at` to `flagged`, or less. `None`: an extent without the flag has come.
+    /// Clones from `clone.at` to `clone.flagged`, or less. `None`: an extent without the flag has come.
     #[inline(never)]
-    fn clone_flagged(&self, clone: &mut Clone, flagged: u64) -> Result<Option<Attr>> {
+    fn clone_flagged(&self, clone: &mut Clone) -> Result<Option<Attr>> {
         let mut tx = self.begin(Class::Grow)?;
         let mut attr = tx.inode(clone.to)?;
-        let (list, next) = overlapping(&tx, clone.from, clone.at, flagged)?;
-        let mut reached = next.min(flagged);
+        let (from, to) = (clone.at, clone.flagged);
+        let (list, next) = overlapping(&tx, clone.from, from, to, Budget::EXTENTS)?;
+        let mut reached = next.min(to);
         let mut budget = Budget::new();
         for (m, _) in &list {
             if m.extent.kind == ExtentKind::Data && !m.extent.shared {

@@ -781,9 +781,15 @@ pub(super) fn put_part(
 /// Extents with their records.
 type Records = Vec<(Mapped, Vec<u8>)>;
 
-/// The extents that overlap blocks `from..to`, each with its record; as many as one operation takes,
-/// and where to go on.
-pub(super) fn overlapping(tx: &Tx<'_>, ino: u64, from: u64, to: u64) -> Result<(Records, u64)> {
+/// The extents that overlap blocks `from..to`, each with its record; as many as one operation takes, or
+/// `most`, and where to go on.
+pub(super) fn overlapping(
+    tx: &Tx<'_>,
+    ino: u64,
+    from: u64,
+    to: u64,
+    most: usize,
+) -> Result<(Records, u64)> {
     let mut list = Records::new();
     let mut bytes = 0;
     let mut next = to;
@@ -796,7 +802,7 @@ pub(super) fn overlapping(tx: &Tx<'_>, ino: u64, from: u64, to: u64) -> Result<(
         if key.offset.saturating_add(u64::from(extent.blocks)) <= from {
             return true;
         }
-        if bytes > RECORD_SOFT {
+        if bytes > RECORD_SOFT || list.len() >= most {
             next = key.offset;
             return false;
         }
@@ -850,7 +856,7 @@ pub(super) fn cut(
     if from >= to {
         return Ok(to);
     }
-    let (list, next) = overlapping(tx, attr.ino, from, to)?;
+    let (list, next) = overlapping(tx, attr.ino, from, to, usize::MAX)?;
     for (m, record) in &list {
         let end = m.end();
         let (cut_from, cut_to) = (m.start.max(from), end.min(to));
@@ -894,7 +900,7 @@ fn cut_tail(tx: &mut Tx<'_>, attr: &mut Attr, end: u64) -> Result<()> {
     if end == 0 {
         return Ok(());
     }
-    let (list, _) = overlapping(tx, attr.ino, end, end.saturating_add(1))?;
+    let (list, _) = overlapping(tx, attr.ino, end, end.saturating_add(1), usize::MAX)?;
     for (m, _) in list.iter().filter(|(m, _)| m.start < end) {
         cut(tx, attr, end, m.end(), None, None)?;
     }

@@ -237,7 +237,7 @@ impl Fs {
 fn move_left(tx: &mut Tx<'_>, attr: &mut Attr, shift: &mut Shift) -> Result<bool> {
     let ino = attr.ino;
     let gap_end = shift.at.saturating_add(shift.blocks);
-    let (list, next) = overlapping(tx, ino, shift.cursor, u64::MAX)?;
+    let (list, next) = overlapping(tx, ino, shift.cursor, u64::MAX, usize::MAX)?;
     let mut budget = Budget::new();
     for (m, record) in &list {
         // What lies before the cursor stays; then what goes; then what moves.

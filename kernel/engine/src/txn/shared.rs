@@ -163,6 +163,9 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// Most shared extents that a step drops or shares.
+    pub const EXTENTS: usize = (STEP_RECORDS / STEP_EXTENT) as usize;
+
     /// That of a whole step.
     pub const fn new() -> Self {
         Self { left: STEP_RECORDS }
