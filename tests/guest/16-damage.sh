@@ -72,7 +72,7 @@ for i in range(256):
         print(i)
 PY
 )"
-log_since | grep -q "aegisfs.*inode.*byte $((100 * 4096))" || die "not in the log: $(log_since)"
+grep -q "aegisfs.*inode.*byte $((100 * 4096))" <<< "$(log_since)" || die "not in the log: $(log_since)"
 # A partial write cannot make it whole, a whole one can.
 refused "Input/output error" dd if=/dev/zero of=data bs=100 count=1 seek=4096 conv=notrunc
 dd if=/tmp/data of=data bs=4096 skip=100 seek=100 count=1 conv=notrunc status=none
@@ -98,7 +98,7 @@ if mkfs --data-replicas 2 2> /dev/null || mkfs --data mirror 2> /dev/null; then
 	cd "$MNT"
 	mark
 	cmp data /tmp/data || die "after healing"
-	log_since | grep -q checksum && die "it was not healed: $(log_since)"
+	grep -q checksum <<< "$(log_since)" && die "it was not healed: $(log_since)"
 	cd /
 	checked
 else

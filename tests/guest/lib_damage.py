@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Damages copies on a device or image, past whoever has it mounted.
 
-usage: lib_damage.py DEVICE nodes|FILE COPY [FIRST [BLOCKS]]
+usage: lib_damage.py [--where] DEVICE nodes|FILE COPY [FIRST [BLOCKS]]
 
 A bit is turned in copy COPY (0, 1, or all) of every node, or of every block of FILE (from block FIRST
-on), whose blocks must differ from all others. Prints how many blocks were damaged.
+on), whose blocks must differ from all others. Prints how many blocks were damaged; with --where, only the
+numbers of these blocks on the device.
 """
 
 import mmap
@@ -38,6 +39,9 @@ class Device:
 
 
 def main():
+    where = sys.argv[1] == "--where"
+    if where:
+        del sys.argv[1]
     device, what, copy = sys.argv[1:4]
     first = int(sys.argv[4]) if len(sys.argv) > 4 else 0
     wanted = set()
@@ -63,6 +67,9 @@ def main():
             seen[key] = number + 1
             if copy in ("all", str(number)):
                 places.append(base + at)
+    if where:
+        print(*(place // BLOCK for place in places))
+        return
     for place in places:
         dev.flip(place)
     print(len(places))

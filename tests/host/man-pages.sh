@@ -32,7 +32,7 @@ of_help aegisfs-fuse | compare aegisfs-fuse.8
 	of_help aegisfs
 	for command in "volume info" "volume label" "quota report" "quota get" "quota set" "quota grace" \
 		"scrub start" "scrub status" "scrub pause" "scrub resume" "scrub cancel" "scrub wait" \
-		"scrub limit" "device stats" \
+		"scrub limit" "device stats" "device bad-blocks" \
 		"inspect superblock" "inspect chunks" "inspect trees" \
 		"inspect journal" "inspect extents" completions; do
 		grep -q "^.SS aegisfs $command" "$man/aegisfs.8" || fail "aegisfs.8 lacks $command"

@@ -86,6 +86,22 @@ if command -v mkfs.ext4 >/dev/null && command -v mkswap >/dev/null; then
 	[[ -z $(wipefs --noheadings --types ext4 "$image") ]] || fail "ext4 survives -K -f"
 fi
 
+# ---- blocks that are known to be bad
+printf '%s\n' 0 2000 5000 2001 >"$tmp/list"
+mkfs.aegisfs -q -f -l "$tmp/list" "$image" 64M
+[[ $(aegisfs device bad-blocks "$image" | awk '/given/ { print $2 }' | tr '\n' ' ') == "2000 2001 5000 " ]] ||
+	fail "$(aegisfs device bad-blocks "$image")"
+grep -q bad-blocks <<<"$(aegisfs volume info "$image")" || fail "the feature is not shown"
+fsck.aegisfs -n -f "$image" >/dev/null || fail "fsck finds something"
+aegisfs device bad-blocks --clear --json "$image" >"$tmp/cleared"
+grep -q '"block": 5000' "$tmp/cleared" || fail "cleared: $(cat "$tmp/cleared")"
+[[ $(aegisfs device bad-blocks "$image" | wc -l) == 1 ]] || fail "the list is not empty"
+fsck.aegisfs -n -f "$image" >/dev/null || fail "fsck finds something"
+echo 260 >"$tmp/list"
+refused "cannot make" mkfs.aegisfs -q -f -l "$tmp/list" "$image"
+echo x >"$tmp/list"
+refused "'x' is no block" mkfs.aegisfs -q -f -l "$tmp/list" "$image"
+
 # ---- in use
 exec 7<>"$image"
 flock --exclusive 7

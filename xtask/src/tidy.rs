@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["object"],
     &["volume"],
     &["check"],
+    &["badblocks"],
     &["fs", "scrub"],
     &["control"],
     // Only unit tests use it, and they are not looked at.

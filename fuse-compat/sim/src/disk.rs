@@ -6,7 +6,7 @@
 
 use crate::rng::{hash_bytes, Rng};
 use aegisfs_engine::{BlockDevice, Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,6 +42,8 @@ pub type PageMap = HashMap<u32, PageRef, BuildHasherDefault<PageHasher>>;
 #[derive(Clone, Default)]
 pub struct Image {
     pages: Vec<Option<PageRef>>,
+    /// Pages that the medium does not hold, which the volume knows.
+    bad: Arc<BTreeSet<u32>>,
 }
 
 impl Image {
@@ -50,7 +52,15 @@ impl Image {
     pub fn new(size: u64) -> Self {
         Self {
             pages: vec![None; (size / PAGE as u64) as usize],
+            bad: Arc::default(),
         }
+    }
+
+    /// The same on a medium that does not hold some pages.
+    #[must_use]
+    pub fn with_bad(mut self, bad: BTreeSet<u32>) -> Self {
+        self.bad = Arc::new(bad);
+        self
     }
 
     /// Size in bytes.
@@ -163,6 +173,8 @@ struct Inner {
     /// Requests that may still be served; then everything fails. Bounds tests of damaged images.
     budget: u64,
     injected: u64,
+    /// Writes to bad pages.
+    wasted: u64,
 }
 
 /// The disk. Clones are the same disk.
@@ -189,6 +201,7 @@ impl SimDisk {
             rng: Rng::new(0),
             budget: u64::MAX,
             injected: 0,
+            wasted: 0,
         })))
     }
 
@@ -236,6 +249,17 @@ impl SimDisk {
     #[must_use]
     pub fn injected(&self) -> u64 {
         self.inner().injected
+    }
+
+    /// Fails when something was written to a page that the volume knows to be bad.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn spared(&self) -> std::result::Result<(), String> {
+        match self.inner().wasted {
+            0 => Ok(()),
+            n => Err(format!("{n} writes to blocks that are known to be bad")),
+        }
     }
 
     /// Waits for a moment if the disk is to be slow now.
@@ -336,6 +360,11 @@ impl Inner {
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         let mut first = self.range(offset, data.len())?;
+        let end = first + (data.len() / PAGE) as u32;
+        if self.base.bad.range(first..end).next().is_some() {
+            self.wasted += 1;
+            return Err(Error::Io);
+        }
         let faults = self.faults;
         if self.hit(faults.write_error) {
             return Err(Error::Io);

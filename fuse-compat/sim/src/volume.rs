@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Fresh volumes on simulated disks, the same for the same seed.
 
-use crate::disk::{Image, PageMap, SimDisk};
-use aegisfs_engine::{format_volume, Error, FormatOptions, Fs, MountOptions, Result};
+use crate::disk::{Image, PageMap, SimDisk, PAGE};
+use crate::rng::Rng;
+use aegisfs_engine::{format_volume, Error, FormatOptions, Fs, Layout, MountOptions, Result};
 use aegisfs_platform::simulation;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What a volume is like.
@@ -60,8 +62,29 @@ pub fn new_volume(shape: &Shape, seed: u64) -> Result<Arc<Image>> {
         quota: counts(seed),
         ..FormatOptions::new()
     };
+    let bad = worn_pages(shape.size, seed)?;
+    let mut options = options;
+    for page in &bad {
+        options.bad_blocks.try_push((*page).into())?;
+    }
     format_volume(disk.devices(), &options)?;
-    Ok(Arc::new(disk.image()))
+    Ok(Arc::new(disk.image().with_bad(bad)))
+}
+
+/// Pages that are bad, and that mkfs is told of: some in every fourth volume, where much is used.
+fn worn_pages(size: u64, seed: u64) -> Result<BTreeSet<u32>> {
+    if seed % 4 != 1 {
+        return Ok(BTreeSet::new());
+    }
+    let layout = Layout::new(size)?;
+    let first = (layout.first_chunk / PAGE as u64) as u32;
+    let mut rng = Rng::new(seed);
+    let mut page = || {
+        let chunk = rng.below(u64::from(layout.chunks) - 1) as u32;
+        // Behind the bitmaps.
+        first + chunk * layout.chunk_blocks + 8 + rng.below(300) as u32
+    };
+    Ok((0..64).map(|_| page()).collect())
 }
 
 /// Mounts an image through a disk of its own.

@@ -11,6 +11,7 @@
 
 mod counted;
 mod heal;
+mod suspect;
 
 use crate::device::{BlockDevice, ReadOp, WriteOp};
 use crate::error::{Error, Result};
@@ -23,8 +24,10 @@ use aegisfs_platform::{try_arc, AllocError, Arc, Box, LockClass, Mutex, Vec};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use counted::Counted;
 use heal::Reports;
+use suspect::Suspects;
 
 pub use heal::Copies;
+pub use suspect::{Owner, Suspect, Trouble};
 
 /// Where a chunk stands.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +69,7 @@ pub struct Pool {
     pub frozen: AtomicBool,
     pub stats: Stats,
     reports: Reports,
+    suspects: Suspects,
 }
 
 /// A verified node.
@@ -111,6 +115,7 @@ impl Pool {
             frozen: AtomicBool::new(false),
             stats: Stats::default(),
             reports: Reports::default(),
+            suspects: Suspects::new()?,
         })
     }
 
@@ -182,6 +187,22 @@ impl Pool {
             device: place.device,
             offset: place.offset + within * BLOCK_SIZE as u64,
         })
+    }
+
+    /// The logical block that stands at block `block` of a device; `None`: nothing can be put there.
+    pub fn logical(&self, device: u32, block: u64) -> Option<u64> {
+        let byte = block.checked_mul(BLOCK_SIZE as u64)?;
+        self.places.iter().enumerate().find_map(|(chunk, p)| {
+            let within = byte.checked_sub(p.offset)? / BLOCK_SIZE as u64;
+            let inside = within >= self.header_blocks && within < u64::from(p.blocks);
+            (p.device == device && inside).then_some((chunk as u64) << self.chunk_shift | within)
+        })
+    }
+
+    /// The place of the chunk that a logical block belongs to.
+    pub fn place(&self, block: u64) -> Option<Place> {
+        let chunk = usize::try_from(block >> self.chunk_shift).ok()?;
+        self.places.get(chunk).copied()
     }
 
     /// Reads logical blocks, unverified.

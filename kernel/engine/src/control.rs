@@ -8,8 +8,12 @@
 
 use crate::error::{Error, Result};
 use crate::format::bytes::{copy, get_i64, get_u32, get_u64, is_zero, put_i64, put_u32, put_u64};
+use crate::txn::health::BAD_BLOCKS_PART;
 use crate::txn::Fs;
-use crate::types::{DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus, BLOCK_SIZE};
+use crate::types::{
+    BadBlock, BadCause, DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus, BLOCK_SIZE,
+};
+use aegisfs_platform::Vec;
 
 /// Version of all structures.
 pub const VERSION: u32 = 1;
@@ -22,6 +26,8 @@ const ORDER_LEN: usize = 32;
 const STATUS_LEN: usize = 160;
 const DAMAGE_LEN: usize = 4096;
 const STATS_LEN: usize = 128;
+const BAD_LEN: usize = 4096;
+const BAD_ENTRY: usize = 24;
 
 const fn iowr(number: u32, len: usize) -> u32 {
     3 << 30 | (len as u32) << 16 | MAGIC << 8 | number
@@ -57,6 +63,15 @@ pub const SCRUB_DAMAGE: u32 = iowr(3, DAMAGE_LEN);
 /// out: 16 counters, u64 for each event in the order of their numbers
 /// ```
 pub const DEVICE_STATS: u32 = iowr(4, STATS_LEN);
+/// Bad blocks of a device, some at a time.
+///
+/// ```text
+/// in:  0 version u32  4 device u32  8 flags u32 (1: take off the list)  12 zero u32
+///      16 first block of the device u64  24 zero [4072]
+/// out: 24 number u32 (0: there are no more)
+///      32 for each: block u64, found i64, cause u32, in use u32
+/// ```
+pub const BAD_BLOCKS: u32 = iowr(5, BAD_LEN);
 
 /// An order to the scrub job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +121,13 @@ impl ScrubOrder {
 /// Length of the argument of an ioctl of ours; `None`: it is none.
 #[must_use]
 pub fn control_len(command: u32) -> Option<usize> {
-    let ours = [SCRUB_ORDER, SCRUB_STATUS, SCRUB_DAMAGE, DEVICE_STATS];
+    let ours = [
+        SCRUB_ORDER,
+        SCRUB_STATUS,
+        SCRUB_DAMAGE,
+        DEVICE_STATS,
+        BAD_BLOCKS,
+    ];
     let len = (command >> 16 & 0x3fff) as usize;
     ours.contains(&command).then_some(len)
 }
@@ -114,7 +135,7 @@ pub fn control_len(command: u32) -> Option<usize> {
 /// The command changes the volume.
 #[must_use]
 pub fn control_writes(command: u32, b: &[u8]) -> bool {
-    command == SCRUB_ORDER || command == DEVICE_STATS && get_u32(b, 8) != 0
+    command == SCRUB_ORDER || [DEVICE_STATS, BAD_BLOCKS].contains(&command) && get_u32(b, 8) != 0
 }
 
 impl Fs {
@@ -136,8 +157,43 @@ impl Fs {
                 Ok(())
             }
             SCRUB_DAMAGE => self.control_damage(b),
+            BAD_BLOCKS => self.control_bad(b),
             _ => self.control_stats(b),
         }
+    }
+
+    fn control_bad(&self, b: &mut [u8]) -> Result<()> {
+        unused(b, 24)?;
+        let (device, flags, from) = (get_u32(b, 4), get_u32(b, 8), get_u64(b, 16));
+        if flags > 1 || get_u32(b, 12) != 0 {
+            return Err(Error::Invalid);
+        }
+        if flags == 1 {
+            self.writable()?;
+        }
+        self.device_stats(device).ok_or(Error::NotFound)?;
+        let mut found = Vec::new();
+        let mut memory = Ok(());
+        self.bad_blocks(device, from, &mut |bad, used| {
+            memory = found.try_push((*bad, used));
+            memory.is_ok()
+        })?;
+        memory?;
+        for (i, (bad, used)) in found.iter().enumerate() {
+            if flags == 1 {
+                self.forget_bad_block(bad)?;
+            }
+            let at = 32 + BAD_ENTRY * i;
+            put_u64(b, at, bad.block);
+            put_i64(b, at + 8, bad.found);
+            put_u32(b, at + 16, bad.cause as u32);
+            put_u32(b, at + 20, u32::from(*used));
+        }
+        put_u32(b, 24, found.len() as u32);
+        if flags == 1 {
+            self.sync()?;
+        }
+        Ok(())
     }
 
     fn control_order(&self, b: &mut [u8]) -> Result<()> {
@@ -255,4 +311,22 @@ pub fn decode_stats(b: &[u8]) -> DeviceStats {
     stats
 }
 
+/// What [`BAD_BLOCKS`] has given, and whether each is in use.
+#[must_use]
+pub fn decode_bad(b: &[u8], n: usize) -> Option<(BadBlock, bool)> {
+    let at = 32 + BAD_ENTRY * n;
+    if n >= get_u32(b, 24) as usize {
+        return None;
+    }
+    let cause = u8::try_from(get_u32(b, at + 16)).ok();
+    let bad = BadBlock {
+        device: get_u32(b, 4),
+        block: get_u64(b, at),
+        found: get_i64(b, at + 8),
+        cause: cause.and_then(BadCause::from_number)?,
+    };
+    Some((bad, get_u32(b, at + 20) != 0))
+}
+
 const _: () = assert!(16 + 8 * DeviceEvent::COUNT <= STATS_LEN);
+const _: () = assert!(32 + BAD_ENTRY * BAD_BLOCKS_PART <= BAD_LEN);

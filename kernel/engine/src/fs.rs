@@ -212,6 +212,11 @@ impl Fs {
         if self.pool.frozen.load(Relaxed) {
             return interval;
         }
+        // What the scrub finds is the scrub's, and counted there.
+        let scrubbing = self.health.job.lock().working;
+        if !scrubbing {
+            self.settle_bad_blocks();
+        }
         let (due, last) = {
             let mut wake = self.wake.lock();
             (core::mem::take(&mut wake.due), wake.last_checkpoint)

@@ -22,6 +22,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod badblocks;
 mod btree;
 mod cache;
 pub mod control;

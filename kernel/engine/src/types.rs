@@ -5,7 +5,9 @@ mod health;
 
 use aegisfs_platform::Vec;
 
-pub use health::{DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus};
+pub use health::{
+    BadBlock, BadCause, DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus,
+};
 
 /// Bytes in a data block, the unit of allocation and of data checksums.
 pub const BLOCK_SIZE: usize = 4096;
@@ -583,6 +585,8 @@ pub struct FormatOptions {
     pub gid: u32,
     /// Count usage for quota.
     pub quota: bool,
+    /// Blocks of the device that are known to be bad.
+    pub bad_blocks: Vec<u64>,
 }
 
 /// Identity and geometry of a volume.

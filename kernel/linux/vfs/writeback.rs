@@ -148,7 +148,7 @@ fn commit_data(io: &WriteIo, run: DataRun, sums: &[u32]) -> Result {
     let volume = inode.volume();
     let error = io.error.load(Ordering::Relaxed);
     if io.written.load(Ordering::Acquire) == 0 {
-        volume.fs.abort_data(run);
+        volume.fs.fail_data(run);
         note!(
             Error,
             "inode {}: the device did not write {} blocks at byte {}",

@@ -141,6 +141,15 @@ pub enum Device {
         #[arg(long)]
         reset: bool,
     },
+    /// List the blocks that are bad and not used
+    BadBlocks {
+        /// Mount point, device or image file
+        #[arg(value_name = "MOUNTPOINT|DEVICE")]
+        target: PathBuf,
+        /// Empty the list after that: the blocks are used again
+        #[arg(long)]
+        clear: bool,
+    },
 }
 
 /// What to do with quotas.

@@ -2,10 +2,10 @@
 //! The ioctls of AegisFS, to a mounted volume (kernel or FUSE) or to one that this program opens.
 
 use aegisfs_engine::control::{
-    control_len, decode_damage, decode_stats, decode_status, ScrubOrder, DEVICE_STATS,
-    SCRUB_DAMAGE, SCRUB_ORDER, SCRUB_STATUS, VERSION,
+    control_len, decode_bad, decode_damage, decode_stats, decode_status, ScrubOrder, BAD_BLOCKS,
+    DEVICE_STATS, SCRUB_DAMAGE, SCRUB_ORDER, SCRUB_STATUS, VERSION,
 };
-use aegisfs_engine::{DeviceStats, Error, Fs, ScrubDamage, ScrubStatus};
+use aegisfs_engine::{BadBlock, DeviceStats, Error, Fs, ScrubDamage, ScrubStatus};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -100,6 +100,34 @@ impl Control {
             Ok(b) => Ok(Some(decode_stats(&b))),
             Err(e) if e.raw_os_error() == Some(nix::libc::ENOENT) => Ok(None),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Bad blocks of a device, and whether each is in use; with `clear` they are taken off the list.
+    /// `None`: there is no such device.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn bad_blocks(
+        &self,
+        device: u32,
+        clear: bool,
+    ) -> io::Result<Option<Vec<(BadBlock, bool)>>> {
+        let mut all: Vec<(BadBlock, bool)> = vec![];
+        loop {
+            let from = all.last().map_or(0, |(bad, _)| bad.block + 1);
+            let (low, high) = (from as u32, (from >> 32) as u32);
+            match self.ask(BAD_BLOCKS, &[device, clear.into(), 0, low, high]) {
+                Ok(b) => {
+                    let before = all.len();
+                    all.extend((0..).map_while(|n| decode_bad(&b, n)));
+                    if all.len() == before {
+                        return Ok(Some(all));
+                    }
+                }
+                Err(e) if e.raw_os_error() == Some(nix::libc::ENOENT) => return Ok(None),
+                Err(e) => return Err(e),
+            }
         }
     }
 }

@@ -13,10 +13,11 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Unit of all transfers.
@@ -59,6 +60,8 @@ struct Open {
     size: AtomicU64,
     writable: bool,
     is_block: bool,
+    /// The same past the system's cache, since the device has failed to read something.
+    direct: OnceLock<Option<File>>,
 }
 
 impl FileDevice {
@@ -123,6 +126,7 @@ impl FileDevice {
             size: AtomicU64::new(size),
             writable,
             is_block,
+            direct: OnceLock::new(),
         })))
     }
 
@@ -136,6 +140,20 @@ impl FileDevice {
     #[must_use]
     pub fn is_block_device(&self) -> bool {
         self.0.is_block
+    }
+
+    /// The device past the system's cache: that one reads large pieces, fails them in whole for one sector,
+    /// and tells of writes that fail when it is too late to know which.
+    fn direct(&self) -> Option<&File> {
+        let open = || {
+            self.file().sync_data().ok()?;
+            let mut options = OpenOptions::new();
+            options.read(true).write(self.0.writable);
+            options.custom_flags(nix::libc::O_DIRECT);
+            let fd = self.file().as_raw_fd();
+            options.open(format!("/proc/self/fd/{fd}")).ok()
+        };
+        self.0.direct.get_or_init(open).as_ref()
     }
 
     /// Makes a file at least `size` bytes long.
@@ -267,19 +285,34 @@ impl BlockDevice for FileDevice {
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> EngineResult<()> {
         self.check(offset, buf.len())?;
-        self.read_bytes(offset, buf)
-            .map_err(|e| self.failed("read", offset, buf.len(), &e))
+        let read = match self.0.direct.get() {
+            Some(Some(file)) => read_direct(file, offset, buf),
+            _ => match self.read_bytes(offset, buf) {
+                Err(e) if e.raw_os_error() == Some(nix::libc::EIO) => match self.direct() {
+                    Some(file) => read_direct(file, offset, buf),
+                    None => Err(e),
+                },
+                other => other,
+            },
+        };
+        read.map_err(|e| self.failed("read", offset, buf.len(), &e))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> EngineResult<()> {
         self.check_write(offset, data.len())?;
-        self.write_bytes(offset, data)
-            .map_err(|e| self.failed("write", offset, data.len(), &e))
+        let written = match self.0.direct.get() {
+            Some(Some(file)) => write_direct(file, offset, data),
+            _ => self.write_bytes(offset, data),
+        };
+        written.map_err(|e| self.failed("write", offset, data.len(), &e))
     }
 
     fn write_many(&self, ops: &[WriteOp<'_>]) -> EngineResult<()> {
         for op in ops {
             self.check_write(op.offset, op.data.len())?;
+        }
+        if let Some(Some(_)) = self.0.direct.get() {
+            return ops.iter().try_for_each(|op| self.write(op.offset, op.data));
         }
         let mut rest = ops;
         while !rest.is_empty() {
@@ -315,6 +348,28 @@ impl BlockDevice for FileDevice {
             }
         })
     }
+}
+
+/// Memory for direct transfers, and where it begins to be aligned.
+fn aligned(len: usize) -> (Vec<u8>, usize) {
+    let bytes = vec![0; len + BLOCK as usize];
+    let skip = bytes.as_ptr().align_offset(BLOCK as usize);
+    (bytes, skip.min(BLOCK as usize))
+}
+
+fn read_direct(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    let (mut bytes, skip) = aligned(buf.len());
+    let part = &mut bytes[skip..skip + buf.len()];
+    file.read_exact_at(part, offset)?;
+    buf.copy_from_slice(part);
+    Ok(())
+}
+
+fn write_direct(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    let (mut bytes, skip) = aligned(data.len());
+    let part = &mut bytes[skip..skip + data.len()];
+    part.copy_from_slice(data);
+    file.write_all_at(part, offset)
 }
 
 fn is_busy(e: &io::Error) -> bool {

@@ -3,7 +3,7 @@
 
 use crate::device::FileDevice;
 use aegisfs_engine::format::superblock::{
-    SuperFault, Superblock, INCOMPAT_SHARED, INCOMPAT_SHIFT, RO_COMPAT_QUOTA,
+    SuperFault, Superblock, COMPAT_BAD_BLOCKS, INCOMPAT_SHARED, INCOMPAT_SHIFT, RO_COMPAT_QUOTA,
 };
 use aegisfs_engine::{BlockDevice, BLOCK_SIZE};
 
@@ -88,6 +88,9 @@ pub fn features(superblock: &Superblock) -> Vec<&'static str> {
     let mut names = Vec::new();
     if superblock.ro_compat & RO_COMPAT_QUOTA != 0 {
         names.push("quota");
+    }
+    if superblock.compat & COMPAT_BAD_BLOCKS != 0 {
+        names.push("bad-blocks");
     }
     if superblock.incompat & INCOMPAT_SHARED != 0 {
         names.push("shared-extents");

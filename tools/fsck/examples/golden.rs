@@ -2,7 +2,7 @@
 //! Makes golden images: `PREFIX-clean.lz4`, unmounted in order, and `PREFIX-journal.lz4`, whose content
 //! is in the journal alone. Done once for each format version, and for each feature that came later:
 //! `cargo run --release -p aegisfs_fsck --example golden -- tests/golden/format-1`
-//! A second argument names the feature (`shared`, `health`), whose content the images have then.
+//! A second argument names the feature (`shared`, `health`, `bad-blocks`), whose content the images have then.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -17,12 +17,13 @@ type Fill = fn(&Fs) -> Result<()>;
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     let prefix = std::env::args()
         .nth(1)
-        .ok_or("usage: golden PREFIX [shared|health]")?;
+        .ok_or("usage: golden PREFIX [shared|health|bad-blocks]")?;
     let (fill, verify): (Fill, fn(&Fs)) = match std::env::args().nth(2).as_deref() {
         None => (support::fill, support::verify),
         Some("shared") => (support::fill_shared, support::verify_shared),
         Some("health") => (support::fill_health, support::verify_health),
-        Some(_) => return Err("the features with images are shared and health".into()),
+        Some("bad-blocks") => (support::fill, support::verify_bad_blocks),
+        Some(_) => return Err("the features with images: shared, health, bad-blocks".into()),
     };
     for (name, node_size, clean) in [("clean", 4096, true), ("journal", 16384, false)] {
         let disk = Disk::new(32 << 20);
@@ -30,6 +31,10 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         options.node_size = node_size;
         options.label = EngineVec::try_from_slice(b"golden").map_err(|_| "no memory")?;
         options.data_replicas = if clean { 2 } else { 1 };
+        if std::env::args().nth(2).as_deref() == Some("bad-blocks") {
+            options.bad_blocks =
+                EngineVec::try_from_slice(&support::BAD_BLOCKS).map_err(|_| "no memory")?;
+        }
         format_volume(disk.pool(), &options)?;
         let fs = disk.mount(false);
         fill(&fs)?;

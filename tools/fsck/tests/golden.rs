@@ -41,6 +41,8 @@ fn golden_images_are_clean_and_hold_what_they_held() {
             support::verify_shared
         } else if name.contains("health") {
             support::verify_health
+        } else if name.contains("bad-blocks") {
+            support::verify_bad_blocks
         } else {
             support::verify
         };

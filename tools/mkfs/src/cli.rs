@@ -49,6 +49,10 @@ pub struct Arguments {
         value_parser = ["quota", "^quota"]
     )]
     pub features: Vec<String>,
+    /// Leave out the blocks of 4096 bytes that this file names, one number in a line, as badblocks -b 4096
+    /// prints them
+    #[arg(short = 'l', long, value_name = "FILE")]
+    pub bad_blocks: Option<PathBuf>,
     /// Copy a directory tree into the new volume
     #[arg(short, long, value_name = "DIRECTORY")]
     pub rootdir: Option<PathBuf>,

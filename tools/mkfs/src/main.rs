@@ -18,6 +18,7 @@ use clap::Parser;
 use cli::Arguments;
 use populate::Tally;
 use serde::Serialize;
+use std::path::Path;
 use std::process::ExitCode;
 
 const PROGRAM: &str = "mkfs.aegisfs";
@@ -107,7 +108,13 @@ impl Summary {
 fn format(device: &FileDevice, arguments: &Arguments) -> Result<Summary, Failure> {
     let path = device.path();
     let what = || format!("cannot make a volume on {}", path.display());
-    let options = format_options(arguments).map_err(|e| report::engine(what(), e))?;
+    let mut options = format_options(arguments).map_err(|e| report::engine(what(), e))?;
+    if let Some(file) = &arguments.bad_blocks {
+        for block in bad_blocks(file)? {
+            let pushed = options.bad_blocks.try_push(block);
+            pushed.map_err(|e| report::engine(what(), e.into()))?;
+        }
+    }
     let pool = device
         .clone()
         .into_pool()
@@ -120,6 +127,17 @@ fn format(device: &FileDevice, arguments: &Arguments) -> Result<Summary, Failure
         path.to_string_lossy().into_owned(),
         &superblock,
     ))
+}
+
+/// The numbers of the blocks in a list.
+fn bad_blocks(file: &Path) -> Result<Vec<u64>, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::new(format!("cannot read {}: {e}", file.display())))?;
+    let number = |word: &str| {
+        let wrong = || Failure::new(format!("{}: '{word}' is no block", file.display()));
+        word.parse().map_err(|_| wrong())
+    };
+    text.split_whitespace().map(number).collect()
 }
 
 fn format_options(arguments: &Arguments) -> aegisfs_engine::Result<FormatOptions> {

@@ -123,9 +123,9 @@ const BUGS: &[Bug] = &[
         what: "data is written after the journal entry that makes it reachable",
         changes: &[(
             "object/extent.rs",
-            "            for to in &run.at {\n                if let Err(e) = self.pool.write_raw",
+            "            let to = run.at.iter();\n",
             "            let late: std::vec::Vec<u64> = run.at.iter().map(|l| l.block).collect();\n\
-             for to in run.at.iter().filter(|_| !BUG) {\n                if let Err(e) = self.pool.write_raw",
+             let to = run.at.iter().filter(|_| !BUG);\n",
         ), (
             "object/extent.rs",
             "            self.commit_data(ino, at, run, &sums, reached, mtime)?;\n",
@@ -150,6 +150,15 @@ const BUGS: &[Bug] = &[
             "space/mod.rs",
             "            if never_written {\n",
             "            if never_written || BUG {\n",
+        )],
+    },
+    Bug {
+        name: "bad-block-handed-out",
+        what: "a block that is known to be bad is used",
+        changes: &[(
+            "space/bad.rs",
+            ".is_ok() && there {",
+            ".is_ok() && there && !BUG {",
         )],
     },
     Bug {

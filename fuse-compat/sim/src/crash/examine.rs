@@ -57,6 +57,7 @@ pub fn examine(
         d if d.is_empty() => {}
         d => return Err(again(format!("model / volume:\n  {}", d.join("\n  ")))),
     }
+    disk.spared()?;
     let read = disk.watched();
     let audited = rng.chance(1, 4);
     if audited {

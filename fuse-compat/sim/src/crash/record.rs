@@ -210,6 +210,7 @@ pub fn record(config: &Config, base: &Base, script: &[Step]) -> Result<Recording
         r.push(step.clone(), &model);
     }
     helpers.clear();
+    disk.spared()?;
     r.events = disk.take_log();
     Ok(r)
 }

@@ -6,7 +6,7 @@
 //! the trees exclusively, or a read guard since before it found the pointer. So no block that has
 //! become something else is written, and a rewrite that a crash tears leaves a bad copy bad.
 
-use super::{count, Node, Pool};
+use super::{count, Node, Owner, Pool, Suspect, Trouble};
 use crate::error::{Error, Result};
 use crate::format::key::{Pointer, MAX_REPLICAS};
 use crate::format::node::{self, Expected, NodeFault};
@@ -47,6 +47,8 @@ pub struct Copies<'a> {
     pub fault: &'a dyn Fn(&[u8]) -> Option<DeviceEvent>,
     /// What they belong to, for the log.
     pub what: fmt::Arguments<'a>,
+    /// The same, for moving a copy away from a place that does not hold it.
+    pub owner: Owner,
 }
 
 impl From<NodeFault> for DeviceEvent {
@@ -160,7 +162,11 @@ impl Pool {
             }
             count(&self.stats.nodes_read);
             if i > 0 {
-                self.heal(pointer.replicas().take(i), &buf);
+                let key = Owner::Node {
+                    tree,
+                    key: node::key(&buf, 0),
+                };
+                self.heal(pointer.replicas().take(i), &buf, key);
             }
             let node = try_arc(Node(buf))?;
             self.cache.insert(&node);
@@ -173,36 +179,71 @@ impl Pool {
                 pointer.id()
             ),
         );
+        if last == Error::Io {
+            self.suspect_reads(pointer.replicas(), self.node_size);
+        }
         Err(last)
     }
 
-    /// Rewrites bad copies from a good one.
-    pub fn heal(&self, bad: impl Iterator<Item = u64>, good: &[u8]) {
-        for block in bad {
-            self.rewrite(block, good);
+    /// Nothing of what stands at `copies` could be read: it may be the medium.
+    pub fn suspect_reads(&self, copies: impl Iterator<Item = u64>, len: usize) {
+        for addr in copies {
+            self.suspect(Suspect {
+                addr,
+                blocks: (len / BLOCK_SIZE) as u32,
+                trouble: Trouble::Read,
+                owner: Owner::Nobody,
+                tries: 0,
+            });
         }
     }
 
-    /// Rewrites a bad copy, where that is possible now.
-    fn rewrite(&self, block: u64, good: &[u8]) -> bool {
+    /// Rewrites bad copies from a good one; `false` when one of them could not be.
+    pub fn heal(&self, bad: impl Iterator<Item = u64>, good: &[u8], owner: Owner) -> bool {
+        let Ok(mut buf) = Vec::try_filled(good.len(), 0) else {
+            return false;
+        };
+        let mut all = true;
+        for block in bad {
+            all &= self.rewrite(block, good, &mut buf, owner);
+        }
+        all
+    }
+
+    /// Rewrites a bad copy, where that is possible now, and reads it back through the device: a medium
+    /// that does not hold what is written shows here, and the copy is to be moved.
+    fn rewrite(&self, block: u64, good: &[u8], buf: &mut [u8], owner: Owner) -> bool {
         if !self.may_heal.load(Relaxed) || self.frozen.load(Relaxed) {
             return false;
         }
-        let done = self.write_raw(block, good);
-        match done {
-            Ok(()) => {
+        let written = self.write_raw(block, good);
+        let done = written.and_then(|()| self.read_raw(block, buf));
+        let failed = match done {
+            Ok(()) if *buf == *good => {
                 self.note(block, DeviceEvent::Healed);
                 self.report(
                     LogLevel::Info,
                     format_args!("block {block} rewritten from its replica"),
                 );
+                return true;
             }
-            Err(e) => self.report(
-                LogLevel::Error,
-                format_args!("block {block} cannot be rewritten from its replica: {e}"),
-            ),
+            Ok(()) => Error::Corrupt,
+            Err(e) => e,
+        };
+        self.report(
+            LogLevel::Error,
+            format_args!("block {block} cannot be rewritten from its replica: {failed}"),
+        );
+        if matches!(failed, Error::Io | Error::Corrupt) {
+            self.suspect(Suspect {
+                addr: block,
+                blocks: (good.len() / BLOCK_SIZE) as u32,
+                trouble: Trouble::Copy,
+                owner,
+                tries: 0,
+            });
         }
-        done.is_ok()
+        false
     }
 
     /// Reads and verifies all copies; bad ones are rewritten from a good one (or from `known`, bytes
@@ -230,13 +271,12 @@ impl Pool {
             mended.good = true;
         }
         if !mended.good {
+            let copies = copies.at.into_iter().filter(|a| *a != 0);
+            self.suspect_reads(copies, good.len());
             return mended;
         }
         for (block, _) in copies.at.into_iter().zip(bad).filter(|(_, bad)| *bad) {
-            // Read back through the device: a medium that does not hold what is written shows here.
-            if self.rewrite(block, good) && self.is_good(block, copies, buf) {
-                mended.healed += 1;
-            }
+            mended.healed += u32::from(self.rewrite(block, good, buf, copies.owner));
         }
         mended
     }

@@ -50,6 +50,8 @@ impl Problem {
             Self::RecordUnknown { .. } => ("record-unknown", Error, None),
             Self::QuotaRecord { .. } => ("quota-record", Error, Some(Counters)),
             Self::HealthRecord { .. } => ("health-record", Warning, Some(Counters)),
+            Self::BadBlockRecord { .. } => ("bad-block-record", Warning, Some(Counters)),
+            Self::BadBlockPlace { .. } => ("bad-block-place", Warning, Some(Counters)),
             Self::QuotaUsage { .. } => ("quota-usage", Warning, Some(Counters)),
             Self::InodeCount { .. } => ("inode-count", Warning, Some(Counters)),
             Self::NextInode { .. } => ("next-inode", Error, Some(Inodes)),
@@ -131,9 +133,10 @@ impl Problem {
             | Self::FreeTotal { .. }
             | Self::InodeCount { .. }
             | Self::NextInode { .. } => Object::Volume,
-            Self::QuotaRecord { .. } | Self::HealthRecord { .. } => {
-                Object::Tree { tree: POOL_TREE }
-            }
+            Self::QuotaRecord { .. }
+            | Self::HealthRecord { .. }
+            | Self::BadBlockRecord { .. }
+            | Self::BadBlockPlace { .. } => Object::Tree { tree: POOL_TREE },
             Self::QuotaUsage { of, id, .. } => Object::Quota { of, id },
             Self::TableCopy { .. } | Self::TableLost { .. } | Self::TableStale => {
                 Object::ChunkTable
@@ -324,6 +327,16 @@ impl fmt::Display for Problem {
                 f,
                 "the record of the scrub job or of counters of a device ({}, kind {}, {}) is damaged",
                 key.object, key.kind, key.offset
+            ),
+            Self::BadBlockRecord { key } => write!(
+                f,
+                "the record of bad block {} of device {} is damaged",
+                key.offset, key.object
+            ),
+            Self::BadBlockPlace { key } => write!(
+                f,
+                "block {} of device {} is listed as bad, but nothing can be put there",
+                key.offset, key.object
             ),
             Self::QuotaRecord { key } => write!(
                 f,

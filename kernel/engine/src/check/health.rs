@@ -5,8 +5,8 @@ use super::problem::Problem;
 use super::Checker;
 use crate::error::Result;
 use crate::format::health::{
-    decode_device_stats, decode_scrub, decode_scrub_damage, device_stats_key, scrub_damage_key,
-    SCRUB_DAMAGE_MAX, SCRUB_KEY,
+    decode_bad_block, decode_device_stats, decode_scrub, decode_scrub_damage, device_stats_key,
+    scrub_damage_key, SCRUB_DAMAGE_MAX, SCRUB_KEY,
 };
 use crate::format::key::{kind, Key, POOL_TREE};
 
@@ -36,4 +36,16 @@ pub fn record(cx: &mut Checker<'_>, key: Key, value: &[u8]) -> Result<()> {
     } else {
         cx.report(&Problem::HealthRecord { key })
     }
+}
+
+/// A record of a bad block. What is in use of it, and what is free, is no matter of the list.
+pub fn bad_block(cx: &mut Checker<'_>, key: Key, value: &[u8]) -> Result<()> {
+    if decode_bad_block(&key, value).is_none() {
+        return cx.report(&Problem::BadBlockRecord { key });
+    }
+    let device = u32::try_from(key.object).unwrap_or(u32::MAX);
+    if cx.pool.logical(device, key.offset).is_none() {
+        return cx.report(&Problem::BadBlockPlace { key });
+    }
+    Ok(())
 }

@@ -47,7 +47,7 @@ use crate::cache::Pool;
 use crate::error::{Error, Result};
 use crate::format::key::{kind, Key, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
-use crate::format::superblock::COMPAT_HEALTH;
+use crate::format::superblock::{COMPAT_BAD_BLOCKS, COMPAT_HEALTH};
 use crate::txn::{Fs, State, TREE};
 use aegisfs_platform::Vec;
 use inode::Inodes;
@@ -189,6 +189,8 @@ pub(crate) struct Checker<'a> {
     quota: quota::Recount,
     /// There are records of health.
     health: bool,
+    /// There is a list of bad blocks.
+    bad_blocks: bool,
     sharing: shared::Sharing,
     summary: Summary,
     node_blocks: u32,
@@ -237,6 +239,7 @@ impl Fs {
             usage: Usage::new(&info, header_blocks)?,
             quota: quota::Recount::new(state.quota.on),
             health: info.features[0] & COMPAT_HEALTH != 0,
+            bad_blocks: info.features[0] & COMPAT_BAD_BLOCKS != 0,
             sharing: shared::Sharing::new(&info, header_blocks)?,
             summary: Summary::default(),
             node_blocks: info.node_size / crate::types::BLOCK_SIZE as u32,
@@ -284,6 +287,9 @@ impl Sink for PoolRecords {
         }
         if [kind::QUOTA, kind::QUOTA_INFO].contains(&key.kind) {
             return quota::record(cx, key, value);
+        }
+        if key.kind == kind::BAD_BLOCK && cx.bad_blocks {
+            return health::bad_block(cx, key, value);
         }
         if [kind::SCRUB, kind::SCRUB_DAMAGE, kind::DEVICE_STATS].contains(&key.kind) {
             return health::record(cx, key, value);

@@ -244,6 +244,10 @@ pub enum Problem {
     QuotaRecord { key: Key },
     /// A record of the scrub job or of counters of devices cannot be decoded.
     HealthRecord { key: Key },
+    /// A record of a bad block cannot be decoded.
+    BadBlockRecord { key: Key },
+    /// A block is listed as bad that nothing could be put on.
+    BadBlockPlace { key: Key },
     /// Usage of an identifier is wrong: found, counted.
     QuotaUsage {
         of: QuotaType,

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Records of health in the pool tree: the scrub job, what it found, counters of devices.
+//! Records of health in the pool tree: the scrub job, what it found, counters of devices, bad blocks.
 
 use super::bytes::{get_i64, get_u32, get_u64, get_u8, is_zero, put_i64, put_u32, put_u64, put_u8};
 use super::key::{kind, Key};
-use crate::types::{DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus};
+use crate::types::{
+    BadBlock, BadCause, DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus,
+};
 
 /// Bytes of the encoded scrub job.
 pub const SCRUB_LEN: usize = 192;
@@ -13,6 +15,10 @@ pub const SCRUB_DAMAGE_LEN: usize = 32;
 pub const SCRUB_DAMAGE_MAX: u32 = 256;
 /// Bytes of the encoded counters of a device.
 pub const DEVICE_STATS_LEN: usize = 96;
+/// Bytes of an encoded bad block.
+pub const BAD_BLOCK_LEN: usize = 16;
+/// Most bad blocks that are listed; a device with more is to be replaced.
+pub const BAD_BLOCKS_MAX: usize = 4096;
 /// Key of the scrub job.
 pub const SCRUB_KEY: Key = Key::new(0, kind::SCRUB, 0);
 
@@ -167,3 +173,30 @@ pub fn decode_device_stats(b: &[u8]) -> Option<DeviceStats> {
 }
 
 const _: () = assert!(8 * DeviceEvent::COUNT <= DEVICE_STATS_LEN);
+
+/// Key of a bad block.
+#[must_use]
+pub const fn bad_block_key(device: u32, block: u64) -> Key {
+    Key::new(device as u64, kind::BAD_BLOCK, block)
+}
+
+/// Encodes a bad block: when it was found i64, cause u8, zero [7].
+#[must_use]
+pub fn encode_bad_block(bad: &BadBlock) -> [u8; BAD_BLOCK_LEN] {
+    let mut b = [0; BAD_BLOCK_LEN];
+    put_i64(&mut b, 0, bad.found);
+    put_u8(&mut b, 8, bad.cause as u8);
+    b
+}
+
+/// Decodes the bad block that stands under `key`. `None` for bytes that are none.
+#[must_use]
+pub fn decode_bad_block(key: &Key, b: &[u8]) -> Option<BadBlock> {
+    let bad = BadBlock {
+        device: u32::try_from(key.object).ok()?,
+        block: key.offset,
+        found: get_i64(b, 0),
+        cause: BadCause::from_number(get_u8(b, 8))?,
+    };
+    (b.len() == BAD_BLOCK_LEN && is_zero(b.get(9..)?)).then_some(bad)
+}

@@ -40,6 +40,8 @@ pub mod kind {
     pub const SCRUB_DAMAGE: u8 = 38;
     /// Pool tree: counters of a device: (device, `DEVICE_STATS`, 0).
     pub const DEVICE_STATS: u8 = 39;
+    /// Pool tree: a block that the medium does not hold: (device, `BAD_BLOCK`, block of the device).
+    pub const BAD_BLOCK: u8 = 40;
 }
 
 /// Tree identifier of the pool tree.

@@ -36,6 +36,8 @@ pub const CHUNKS_MAX: u32 = 1 << 21;
 
 /// Compatible feature: there are records of health (scrub job, counters of devices).
 pub const COMPAT_HEALTH: u64 = 1;
+/// Compatible feature: blocks that are bad are listed.
+pub const COMPAT_BAD_BLOCKS: u64 = 2;
 /// Incompatible feature: extents can be shared (SHARED records, the flag of extents).
 pub const INCOMPAT_SHARED: u64 = 1;
 /// Incompatible feature: moves of extents that take several operations (SHIFT records).

@@ -7,6 +7,7 @@
 
 use super::extent::Mapped;
 use super::inode::block_of;
+use crate::cache::Owner;
 use crate::error::{Error, Result};
 use crate::format::bytes::{copy, is_zero};
 use crate::format::record::{extent_sum, Extent, ExtentKind};
@@ -170,7 +171,8 @@ impl Fs {
         for (i, addr) in extent.replicas().enumerate() {
             match self.pool.read_raw(addr, out) {
                 Ok(()) if crc32(0, out) == want => {
-                    self.pool.heal(extent.replicas().take(i), out);
+                    let owner = Owner::Data { ino, block };
+                    self.pool.heal(extent.replicas().take(i), out, owner);
                     return Ok(());
                 }
                 // The first one was counted.
@@ -180,6 +182,9 @@ impl Fs {
             }
         }
         self.note_bad_data(ino, block);
+        if last == Error::Io {
+            self.pool.suspect_reads(extent.replicas(), BLOCK_SIZE);
+        }
         Err(last)
     }
 

@@ -30,6 +30,8 @@ const RUN_MAX: u32 = 1024;
 const _: () = assert!(RUN_MAX as usize * 180 < RECORD_SOFT);
 /// Bytes of a record at which an operation of unbounded size goes on in the next one.
 pub(super) const RECORD_SOFT: usize = 256 << 10;
+/// How often data that a device cannot write is put elsewhere, in one call.
+const WRITE_TRIES: u32 = 5;
 /// Largest inline content, in bytes: must fit one block and one record.
 const INLINE_MAX: usize = 2048;
 
@@ -523,7 +525,7 @@ impl Fs {
         size: u64,
         mtime: Option<Time>,
     ) -> Result<()> {
-        let mut done = 0;
+        let (mut done, mut tries) = (0, 0);
         while done < data.len() {
             let rest = data.get(done..).unwrap_or(&[]);
             let at = block + (done / BLOCK_SIZE) as u64;
@@ -534,11 +536,16 @@ impl Fs {
             for b in part.chunks_exact(BLOCK_SIZE) {
                 sums.try_push(aegisfs_platform::crc32(0, b))?;
             }
-            for to in &run.at {
-                if let Err(e) = self.pool.write_raw(to.block, part) {
-                    self.abort_data(run);
+            let to = run.at.iter();
+            let written = to.map(|to| self.pool.write_raw(to.block, part));
+            if let Err(e) = written.collect::<Result<()>>() {
+                let elsewhere = e == Error::Io && !run.preallocated && tries < WRITE_TRIES;
+                self.fail_data(run);
+                if !elsewhere {
                     return Err(e);
                 }
+                tries += 1;
+                continue;
             }
             done += bytes;
             // The size grows with what is there, never ahead of it.
@@ -747,7 +754,13 @@ pub(super) fn drop_inline(tx: &mut Tx<'_>, attr: &mut Attr) -> Result<()> {
 }
 
 /// Stores an extent with its checksums.
-fn put_extent(tx: &mut Tx<'_>, ino: u64, start: u64, extent: &Extent, sums: &[u32]) -> Result<()> {
+pub(super) fn put_extent(
+    tx: &mut Tx<'_>,
+    ino: u64,
+    start: u64,
+    extent: &Extent,
+    sums: &[u32],
+) -> Result<()> {
     let mut record: Vec<u8> = Vec::try_with_capacity(EXTENT_LEN_MAX)?;
     record.try_extend_from_slice(&extent.encode_header())?;
     for s in sums {

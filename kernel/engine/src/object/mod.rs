@@ -8,6 +8,7 @@ pub mod extent;
 pub mod inode;
 pub mod quota;
 pub mod quota_file;
+pub mod relocate;
 pub mod rename;
 pub mod shift;
 pub mod xattr;

@@ -263,6 +263,7 @@ impl Fs {
             (job.status.id, step)
         };
         let result = self.scrub_step(&mut step);
+        step.found.healed += self.settle_bad_blocks();
         let (wait, store) = self.end_step(id, &step, result);
         if store {
             // The next time will do, too.

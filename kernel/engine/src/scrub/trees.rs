@@ -2,7 +2,7 @@
 //! Nodes and data: along the keys of all trees, a leaf or a piece of one at a time.
 
 use super::Step;
-use crate::cache::Copies;
+use crate::cache::{Copies, Owner};
 use crate::error::{Error, Result};
 use crate::format::health::ScrubPhase;
 use crate::format::key::{kind, Key, Pointer};
@@ -180,6 +180,10 @@ impl Fs {
                 at: seen.pointer.addr,
                 fault: &|b| node::verify(b, &expected).err().map(DeviceEvent::from),
                 what: format_args!("tree {tree}, node of level {}", seen.level),
+                owner: Owner::Node {
+                    tree,
+                    key: step.cursor.key,
+                },
             },
             known,
             &mut good,
@@ -270,6 +274,7 @@ impl Fs {
                 at: extent.addr,
                 fault: &|b| (crc32(0, b) != sum).then_some(DeviceEvent::ChecksumError),
                 what: format_args!("inode {ino}, data at byte {byte}"),
+                owner: Owner::Data { ino, block },
             },
             None,
             &mut good,

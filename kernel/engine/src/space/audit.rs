@@ -70,6 +70,7 @@ impl Space {
         let chunk = self.chunks.get(index).ok_or(Error::Corrupt)?;
         if let Some(bitmap) = &chunk.bitmap {
             let mut map = bitmap.try_clone()?;
+            self.without_bad(index, &mut map);
             self.freed_in(index, &mut |block, n| {
                 map.clear(block, n);
             });
@@ -131,7 +132,11 @@ impl Space {
     pub fn adopt(&mut self, index: usize, usage: &Bitmap, free_rest: bool) -> Result<()> {
         let chunk = self.chunks.get(index).ok_or(Error::Corrupt)?;
         let old = match &chunk.bitmap {
-            Some(map) => Some(map.try_clone()?),
+            Some(map) => {
+                let mut map = map.try_clone()?;
+                self.without_bad(index, &mut map);
+                Some(map)
+            }
             None => self.stored_bitmap(index)?,
         };
         if old.is_none() && !free_rest {
@@ -170,7 +175,9 @@ impl Space {
         chunk.unusable = false;
         chunk.full_for_nodes = false;
         chunk.dirty = true;
+        let blocks = chunk.entry.blocks;
         self.recount(index);
+        self.withhold(index, 0, blocks);
         for range in leaks {
             self.unreleased += range.blocks;
             self.pending.try_push(range)?;

@@ -89,13 +89,18 @@ impl Space {
             }
         }
         self.committing = core::mem::take(&mut self.pending);
+        // As the table will have it: bad blocks that nothing uses count as free there.
+        let before = self.chunks.iter().map(|c| u64::from(c.entry.free));
+        let changed = bitmaps.iter().map(|b| {
+            let old = self.chunks.get(b.chunk).map_or(0, |c| c.entry.free);
+            i64::from(b.entry.free) - i64::from(old)
+        });
+        let free = before.sum::<u64>().saturating_add_signed(changed.sum());
         Ok(SpaceImage {
             bitmaps,
             pages,
             digest,
-            free: self.free
-                + self.unreleased
-                + self.in_flight.iter().map(|r| r.blocks).sum::<u64>(),
+            free,
         })
     }
 
@@ -103,7 +108,9 @@ impl Space {
         let mut maps = Vec::new();
         for (index, chunk) in self.chunks.iter().enumerate().filter(|(_, c)| c.dirty) {
             let bitmap = chunk.bitmap.as_ref().ok_or(Error::Corrupt)?;
-            maps.try_push((index, bitmap.try_clone()?))?;
+            let mut map = bitmap.try_clone()?;
+            self.without_bad(index, &mut map);
+            maps.try_push((index, map))?;
         }
         for list in [&self.pending, &self.queued, &self.waiting, &self.in_flight] {
             for r in list {

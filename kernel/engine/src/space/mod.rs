@@ -15,8 +15,10 @@
 //!    of generation g reach, and of the bitmap slots themselves.
 //! 3. `free` is the number of clear bits over all chunks (of unusable chunks: none).
 //! 4. `reserved` blocks are promised to data that is still in the page cache.
+//! 5. Bits of bad blocks are set in memory; `bad.rs` keeps that from what is written.
 
 mod audit;
+mod bad;
 mod bitmap;
 mod commit;
 mod flight;
@@ -127,6 +129,8 @@ pub struct Space {
     total: u64,
     /// In eighths of a block, so that promises can be taken back in parts.
     reserved: u64,
+    /// Blocks that are not to be used, ascending.
+    bad: Vec<bad::Bad>,
     /// Allocated for data, and not yet part of a file.
     in_flight: Vec<Range>,
     /// Freed in the running generation.
@@ -201,6 +205,7 @@ impl Space {
             slots: all_slots,
             total,
             reserved: 0,
+            bad: Vec::new(),
             in_flight: Vec::new(),
             pending: Vec::new(),
             committing: Vec::new(),
@@ -300,7 +305,9 @@ impl Space {
         match result {
             Ok(bitmap) => {
                 chunk.bitmap = Some(bitmap);
+                let blocks = chunk.entry.blocks;
                 self.recount(index);
+                self.withhold(index, 0, blocks);
                 Ok(())
             }
             Err(Error::NoMemory) => Err(Error::NoMemory),

@@ -94,7 +94,19 @@ impl Space {
         } else {
             bitmap.clear(block, blocks)
         };
-        let after = bitmap.slots(block, blocks, node);
+        let n = if used {
+            self.bad_used(index, block, blocks);
+            n
+        } else {
+            n - self.bad_freed(index, block, blocks).min(n)
+        };
+        let Some(chunk) = self.chunks.get_mut(index) else {
+            return 0;
+        };
+        let after = chunk
+            .bitmap
+            .as_ref()
+            .map_or(0, |b| b.slots(block, blocks, node));
         chunk.slots = (chunk.slots + after).saturating_sub(before);
         self.slots = (self.slots + u64::from(after)).saturating_sub(u64::from(before));
         if used {

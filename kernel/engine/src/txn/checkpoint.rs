@@ -16,7 +16,7 @@
 
 use super::journal::Mark;
 use super::{Fs, State, TREE};
-use crate::cache::count;
+use crate::cache::{count, Owner, Suspect, Trouble};
 use crate::error::{Error, Result};
 use crate::format::bytes::copy;
 use crate::format::key::{kind, Key, Pointer, POOL_TREE};
@@ -235,7 +235,10 @@ impl Fs {
                 parts.try_push((at, buf))?;
             }
         }
-        self.pool.write_many(&parts)?;
+        match self.pool.write_many(&parts) {
+            Err(Error::Io) => self.write_singly(&buffers)?,
+            other => other?,
+        }
         self.pool
             .stats
             .nodes_written
@@ -243,6 +246,38 @@ impl Fs {
         drop(parts);
         for buf in buffers {
             self.pool.remember(buf);
+        }
+        Ok(())
+    }
+
+    /// Writes nodes of which some could not be written, copy by copy. A node of which one copy is written
+    /// is safe; the other copies are bad ones, and are moved.
+    #[inline(never)]
+    fn write_singly(&self, buffers: &[Vec<u8>]) -> Result<()> {
+        for buf in buffers {
+            let copies = || node::addresses(buf).into_iter().filter(|addr| *addr > 0);
+            let mut failed = Vec::new();
+            for addr in copies() {
+                match self.pool.write_raw(addr, buf) {
+                    Err(Error::Io) => failed.try_push(addr)?,
+                    other => other?,
+                }
+            }
+            if failed.len() == copies().count() {
+                return Err(Error::Io);
+            }
+            for addr in &failed {
+                self.pool.suspect(Suspect {
+                    addr: *addr,
+                    blocks: (buf.len() / BLOCK_SIZE) as u32,
+                    trouble: Trouble::Copy,
+                    owner: Owner::Node {
+                        tree: node::tree(buf),
+                        key: node::key(buf, 0),
+                    },
+                    tries: 0,
+                });
+            }
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Records of health, between the pool tree and memory: counters of devices, the scrub job.
+//! Records of health, between the pool tree and memory: counters of devices, the scrub job, bad blocks.
 //!
 //! They are written by operations of their own, now and then: a crash loses what was counted since
 //! the last one, and a scrub goes on from where it was then.
@@ -8,17 +8,24 @@ use super::{Class, Fs, State};
 use crate::btree::Io;
 use crate::error::{Error, Result};
 use crate::format::health::{
-    decode_device_stats, decode_scrub, decode_scrub_damage, device_stats_key, encode_device_stats,
-    encode_scrub, encode_scrub_damage, scrub_damage_key, ScrubCursor, SCRUB_KEY,
+    bad_block_key, decode_bad_block, decode_device_stats, decode_scrub, decode_scrub_damage,
+    device_stats_key, encode_bad_block, encode_device_stats, encode_scrub, encode_scrub_damage,
+    scrub_damage_key, ScrubCursor, BAD_BLOCKS_MAX, SCRUB_KEY,
 };
-use crate::format::key::POOL_TREE;
+use crate::format::key::{Key, POOL_TREE};
 use crate::format::node::LEVEL_MAX;
-use crate::format::superblock::COMPAT_HEALTH;
-use crate::types::{DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus};
-use aegisfs_platform::{monotonic_ms, try_box, Box, CondVar, LockClass, Mutex, Vec};
+use crate::format::superblock::{COMPAT_BAD_BLOCKS, COMPAT_HEALTH};
+use crate::space::Space;
+use crate::types::{
+    BadBlock, BadCause, DeviceEvent, DeviceStats, ScrubDamage, ScrubState, ScrubStatus, BLOCK_SIZE,
+};
+use aegisfs_platform::{monotonic_ms, try_box, Box, CondVar, LockClass, LogLevel, Mutex, Vec};
 
 /// Levels that a tree can have.
 pub const LEVELS: usize = LEVEL_MAX as usize + 1;
+
+/// Bad blocks that [`Fs::bad_blocks`] gives at once.
+pub const BAD_BLOCKS_PART: usize = 128;
 
 /// The scrub job in memory.
 #[derive(Default)]
@@ -218,6 +225,147 @@ impl Fs {
     pub(crate) fn drop_health_record(&self, key: crate::format::key::Key) -> Result<()> {
         let mut tx = self.begin(Class::Reserve)?;
         tx.delete_pool(key)?;
+        tx.commit()?;
+        Ok(())
+    }
+}
+
+/// The block that a record names is not to be used. Room was made.
+pub fn keep_bad(state: &State, space: &mut Space, key: &Key) {
+    if let Some(addr) = bad_address(state, key) {
+        space.add_bad(addr, true);
+    }
+}
+
+/// The block that a record names may be used again.
+pub fn give_bad(state: &State, space: &mut Space, key: &Key) {
+    if let Some(addr) = bad_address(state, key) {
+        space.remove_bad(addr, true);
+    }
+}
+
+fn bad_address(state: &State, key: &Key) -> Option<u64> {
+    let device = u32::try_from(key.object).ok()?;
+    state.trees.pool().logical(device, key.offset)
+}
+
+impl Fs {
+    /// Reads the list of bad blocks, before anything is allocated.
+    ///
+    /// # Errors
+    /// `NoMemory`; damage of the tree.
+    pub(crate) fn load_bad_blocks(&self) -> Result<()> {
+        let state = self.state.read();
+        let mut space = self.space.lock();
+        let mut result = Ok(());
+        let mut records = 0;
+        for device in 0..self.pool.devices() as u32 {
+            let (from, to) = (bad_block_key(device, 0), bad_block_key(device, u64::MAX));
+            let io = Io::Allowed;
+            let walked = state
+                .trees
+                .scan(POOL_TREE, &from, &to, io, &mut |key, value| {
+                    if decode_bad_block(&key, value).is_some() {
+                        result = space.reserve_bad();
+                        keep_bad(&state, &mut space, &key);
+                    }
+                    records += 1;
+                    result.is_ok() && records < BAD_BLOCKS_MAX
+                });
+            walked.map_err(Error::from)?;
+        }
+        result
+    }
+
+    /// Calls `f` with the bad blocks of a device from block `from` on, and whether something uses them,
+    /// until it returns `false`.
+    ///
+    /// # Errors
+    /// Damage of the tree, device errors.
+    pub fn bad_blocks(
+        &self,
+        device: u32,
+        from: u64,
+        f: &mut dyn FnMut(&BadBlock, bool) -> bool,
+    ) -> Result<()> {
+        self.read_trees(|state, io| {
+            let mut list: Vec<(BadBlock, bool)> = Vec::new();
+            let mut memory = Ok(());
+            let (from, to) = (bad_block_key(device, from), bad_block_key(device, u64::MAX));
+            state
+                .trees
+                .scan(POOL_TREE, &from, &to, io, &mut |key, value| {
+                    if let Some(bad) = decode_bad_block(&key, value) {
+                        let addr = bad_address(state, &key);
+                        let found = addr.and_then(|a| self.space.lock().bad(a));
+                        let used = found.is_some_and(|(_, withheld)| !withheld);
+                        memory = list.try_push((bad, used));
+                    }
+                    memory.is_ok() && list.len() < BAD_BLOCKS_PART
+                })?;
+            Ok((list, memory))
+        })
+        .and_then(|(list, memory)| {
+            memory?;
+            for (bad, used) in &list {
+                if !f(bad, *used) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Lists a block as bad, unless there are too many: no more of it is used from now on.
+    ///
+    /// # Errors
+    /// `NoSpace` when the list is full; as any operation.
+    pub(crate) fn list_bad_block(&self, addr: u64, cause: BadCause) -> Result<u64> {
+        let at = self.pool.locate(addr, 1)?;
+        let block = at.offset / BLOCK_SIZE as u64;
+        {
+            let space = self.space.lock();
+            let most = BAD_BLOCKS_MAX.min((space.total() / 64) as usize);
+            if space.listed_bad() >= most {
+                drop(space);
+                self.pool.report(
+                    LogLevel::Error,
+                    format_args!(
+                        "device {}: block {block} is bad, and so are {most} others: the list is full",
+                        at.device
+                    ),
+                );
+                return Err(Error::NoSpace);
+            }
+        }
+        self.need_feature(COMPAT_BAD_BLOCKS, 0)?;
+        let bad = BadBlock {
+            device: at.device,
+            block,
+            found: aegisfs_platform::now().0,
+            cause,
+        };
+        let mut tx = self.begin(Class::Reserve)?;
+        tx.put_pool(bad_block_key(at.device, block), &encode_bad_block(&bad))?;
+        let upto = tx.commit()?;
+        self.pool.report(
+            LogLevel::Warning,
+            format_args!(
+                "device {}: block {block} is bad ({}) and is not used any more",
+                at.device,
+                cause.as_str()
+            ),
+        );
+        Ok(upto)
+    }
+
+    /// Takes a block off the list: it may be used again.
+    ///
+    /// # Errors
+    /// As any operation.
+    pub fn forget_bad_block(&self, bad: &BadBlock) -> Result<()> {
+        let mut tx = self.begin(Class::Reserve)?;
+        tx.delete_pool(bad_block_key(bad.device, bad.block))?;
         tx.commit()?;
         Ok(())
     }

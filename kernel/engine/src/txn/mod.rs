@@ -379,6 +379,11 @@ impl Tx<'_> {
     }
 }
 
+/// The record under `key` is one of a bad block.
+const fn is_bad_block(tree: u64, key: &Key) -> bool {
+    tree == POOL_TREE && key.kind == kind::BAD_BLOCK
+}
+
 /// Everything about a record that can fail: reads and copies the paths, reserves memory. Gives the
 /// blocks for nodes that applying it may take; recovery does not ask, for they were there once.
 fn prepare(
@@ -397,6 +402,9 @@ fn prepare(
                     Step::Put { value, .. } => Some(value),
                     _ => None,
                 };
+                if is_bad_block(tree, &key) {
+                    space.reserve_bad()?;
+                }
                 levels = levels.max(quota::step(state, space, tree, &key, value)?);
             }
             Step::Allocate { addr, blocks } | Step::Free { addr, blocks, .. } => {
@@ -424,6 +432,9 @@ fn apply(state: &mut State, space: &mut MutexGuard<'_, Space>, record: &[u8]) ->
                 value,
             } if quota::put(state, &key, value)? => {}
             Step::Put { tree, key, value } => {
+                if is_bad_block(tree, &key) {
+                    health::keep_bad(state, space, &key);
+                }
                 let replaced = state.trees.put(tree, &key, value, &mut **space)?;
                 if key.kind == kind::INODE && !replaced {
                     state.subvolume.inodes = state.subvolume.inodes.saturating_add(1);
@@ -432,6 +443,9 @@ fn apply(state: &mut State, space: &mut MutexGuard<'_, Space>, record: &[u8]) ->
                 }
             }
             Step::Delete { tree, key } => {
+                if is_bad_block(tree, &key) {
+                    health::give_bad(state, space, &key);
+                }
                 let found = state.trees.remove(tree, &key, &mut **space)?;
                 if key.kind == kind::INODE && found {
                     state.subvolume.inodes = state.subvolume.inodes.saturating_sub(1);

@@ -10,7 +10,7 @@
 //! Nothing is written before the whole journal is applied in memory and checkpointed; a crash during
 //! recovery finds what this one found.
 
-use super::{apply, prepare, quota, State};
+use super::{apply, health, is_bad_block, prepare, quota, State};
 use crate::cache::Pool;
 use crate::error::{Error, Result};
 use crate::format::journal::{split_record, EntryHeader, Step, Steps, ENTRY_HEADER, ENTRY_MAX};
@@ -199,8 +199,17 @@ impl Replay {
         // the replay must not put anything onto data that a later record makes reachable.
         self.each(from, &mut |record| {
             for step in Steps(record) {
-                if let Step::Allocate { addr, blocks } = step.map_err(|()| Error::Corrupt)? {
-                    space.lock().mark_used(&Range { addr, blocks })?;
+                match step.map_err(|()| Error::Corrupt)? {
+                    Step::Allocate { addr, blocks } => {
+                        space.lock().mark_used(&Range { addr, blocks })?;
+                    }
+                    // Nor onto blocks that were found to be bad.
+                    Step::Put { tree, key, .. } if is_bad_block(tree, &key) => {
+                        let mut space = space.lock();
+                        space.reserve_bad()?;
+                        health::keep_bad(state, &mut space, &key);
+                    }
+                    _ => {}
                 }
             }
             Ok(())

@@ -193,3 +193,51 @@ pub struct ScrubDamage {
     /// Blocks.
     pub blocks: u64,
 }
+
+/// How a block was found to be bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum BadCause {
+    /// The device could not read it, and read others.
+    Read = 1,
+    /// The device could not write it, and wrote others.
+    Write = 2,
+    /// It was known when the volume was made.
+    Given = 3,
+}
+
+impl BadCause {
+    /// The cause with a number.
+    #[must_use]
+    pub const fn from_number(n: u8) -> Option<Self> {
+        match n {
+            1 => Some(Self::Read),
+            2 => Some(Self::Write),
+            3 => Some(Self::Given),
+            _ => None,
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Given => "given",
+        }
+    }
+}
+
+/// A block that the medium does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadBlock {
+    /// Index of the device.
+    pub device: u32,
+    /// Its number on the device.
+    pub block: u64,
+    /// When it was found, in seconds since 1970.
+    pub found: i64,
+    /// How.
+    pub cause: BadCause,
+}

@@ -9,12 +9,16 @@ use crate::error::{Error, Result};
 use crate::format::chunk::{seal_page, ChunkEntry, ENTRIES};
 use crate::format::key::{Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
-use crate::format::superblock::{Superblock, LABEL_MAX, RO_COMPAT_QUOTA, TABLE_OFFSET};
+use crate::format::superblock::{
+    Superblock, COMPAT_BAD_BLOCKS, HEAD_SLOTS, LABEL_MAX, RO_COMPAT_QUOTA, TABLE_OFFSET,
+};
 use crate::format::{bytes, node};
 use crate::space::TablePage;
-use crate::txn::Class;
-use crate::types::{Attr, FormatOptions, MountOptions, Time, BLOCK_SIZE, MODE_DIR, ROOT_INO};
-use aegisfs_platform::{random_bytes, try_box, Box, Vec};
+use crate::txn::{Class, Fs};
+use crate::types::{
+    Attr, BadCause, FormatOptions, MountOptions, Time, BLOCK_SIZE, MODE_DIR, ROOT_INO,
+};
+use aegisfs_platform::{log, random_bytes, try_box, Box, LogLevel, Vec};
 use core::sync::atomic::Ordering::Relaxed;
 
 impl FormatOptions {
@@ -35,6 +39,7 @@ impl FormatOptions {
             uid: 0,
             gid: 0,
             quota: false,
+            bad_blocks: Vec::new(),
         }
     }
 
@@ -118,6 +123,7 @@ pub fn format(devices: Vec<Box<dyn BlockDevice>>, options: &FormatOptions) -> Re
         state.quota.on = options.quota;
     }
     fs.pool.may_heal.store(true, Relaxed);
+    let bad = leave_out(&fs, &options.bad_blocks)?;
     let mut tx = fs.begin(Class::Grow)?;
     let time = Time::now();
     tx.put_inode(&Attr {
@@ -135,7 +141,36 @@ pub fn format(devices: Vec<Box<dyn BlockDevice>>, options: &FormatOptions) -> Re
         ..Attr::default()
     })?;
     tx.commit()?;
+    if !bad.is_empty() {
+        fs.checkpointer.lock().superblock.compat |= COMPAT_BAD_BLOCKS;
+    }
+    for addr in &bad {
+        fs.list_bad_block(*addr, BadCause::Given)?;
+    }
     fs.checkpoint_with(true)
+}
+
+/// Keeps blocks that are known to be bad from being used; gives their addresses.
+fn leave_out(fs: &Fs, blocks: &[u64]) -> Result<Vec<u64>> {
+    let mut bad = Vec::try_with_capacity(blocks.len())?;
+    for block in blocks {
+        // What stands in front of the volume is never used.
+        if block.saturating_mul(BLOCK_SIZE as u64) < HEAD_SLOTS[0] {
+            continue;
+        }
+        let Some(addr) = fs.pool.logical(0, *block) else {
+            log(
+                LogLevel::Error,
+                format_args!("block {block} is bad, and the volume cannot do without it"),
+            );
+            return Err(Error::Invalid);
+        };
+        let mut space = fs.space.lock();
+        space.reserve_bad()?;
+        space.add_bad(addr, false);
+        bad.try_push(addr)?;
+    }
+    Ok(bad)
 }
 
 /// The superblock of a volume that has no checkpoint yet.

@@ -9,8 +9,8 @@ use crate::format::chunk::{check_page, ChunkEntry, ENTRIES};
 use crate::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
 use crate::format::superblock::{
-    SuperFault, Superblock, COMPAT_HEALTH, INCOMPAT_KNOWN, INCOMPAT_UNDO, RO_COMPAT_KNOWN,
-    RO_COMPAT_QUOTA, TABLE_OFFSET,
+    SuperFault, Superblock, COMPAT_BAD_BLOCKS, COMPAT_HEALTH, INCOMPAT_KNOWN, INCOMPAT_UNDO,
+    RO_COMPAT_KNOWN, RO_COMPAT_QUOTA, TABLE_OFFSET,
 };
 use crate::space::{table_digest, Readers, Space, SpaceConfig, TablePage};
 use crate::txn::checkpoint::Checkpointer;
@@ -303,7 +303,12 @@ fn new_space(
         metadata_replicas: sb.metadata_replicas,
         data_replicas: sb.data_replicas,
     };
-    let space = Space::new(pool.clone(), entries, pages, &config)?;
+    lock_space(Space::new(pool.clone(), entries, pages, &config)?)
+}
+
+/// Apart from `new_space`: each has copies of the value on its stack.
+#[inline(never)]
+fn lock_space(space: Space) -> Result<Box<Mutex<Space>>> {
     Ok(try_box(Mutex::try_new(LockClass::Space, space)?)?)
 }
 
@@ -374,6 +379,7 @@ impl Fs {
         })?;
         fs.read_only.store(options.read_only, Relaxed);
         fs.load_roots()?;
+        fs.load_bad_list();
         if !options.no_recovery {
             fs.replay(epoch)?;
         }
@@ -411,6 +417,17 @@ impl Fs {
                 LogLevel::Warning,
                 format_args!("counters and scrub job: {e}"),
             );
+        }
+    }
+
+    /// Reads the list of bad blocks. Without it they are found anew.
+    #[inline(never)]
+    fn load_bad_list(&self) {
+        if self.info().features[0] & COMPAT_BAD_BLOCKS == 0 {
+            return;
+        }
+        if let Err(e) = self.load_bad_blocks() {
+            log(LogLevel::Warning, format_args!("list of bad blocks: {e}"));
         }
     }
 

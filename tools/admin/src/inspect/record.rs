@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Records of the trees in words.
 
-use aegisfs_engine::format::health::{decode_device_stats, decode_scrub, decode_scrub_damage};
+use aegisfs_engine::format::health::{
+    decode_bad_block, decode_device_stats, decode_scrub, decode_scrub_damage,
+};
 use aegisfs_engine::format::key::{kind, Key};
 use aegisfs_engine::format::quota::{decode_grace, decode_quota};
 use aegisfs_engine::format::record::{
@@ -29,6 +31,7 @@ pub fn kind_name(n: u8) -> &'static str {
         kind::SCRUB => "scrub",
         kind::SCRUB_DAMAGE => "scrub_damage",
         kind::DEVICE_STATS => "device_stats",
+        kind::BAD_BLOCK => "bad_block",
         _ => "unknown",
     }
 }
@@ -123,7 +126,9 @@ pub fn describe(key: &Key, value: &[u8]) -> Option<String> {
             });
             format!("grace times: {}", text.collect::<Vec<_>>().join("; "))
         }
-        kind::SCRUB | kind::SCRUB_DAMAGE | kind::DEVICE_STATS => describe_health(key, value)?,
+        kind::SCRUB | kind::SCRUB_DAMAGE | kind::DEVICE_STATS | kind::BAD_BLOCK => {
+            describe_health(key, value)?
+        }
         _ => format!("{} bytes", value.len()),
     })
 }
@@ -155,6 +160,11 @@ fn describe_health(key: &Key, value: &[u8]) -> Option<String> {
         kind::SCRUB_DAMAGE => {
             let d = decode_scrub_damage(value)?;
             format!("inode {}, {} blocks at {}", d.ino, d.blocks, d.block)
+        }
+        kind::BAD_BLOCK => {
+            let bad = decode_bad_block(key, value)?;
+            let (device, block) = (bad.device, bad.block);
+            format!("device {device}, block {block}: {}", bad.cause.as_str())
         }
         _ => {
             let stats = decode_device_stats(value)?;

@@ -3,8 +3,8 @@
 //! content, which is the same for all of them.
 
 use aegisfs_engine::{
-    BlockDevice, DeviceEvent, Error, Fs, MountOptions, NewInode, Result, ScrubState, Time,
-    BLOCK_SIZE, MODE_CHAR, MODE_DIR, MODE_FILE, MODE_SYMLINK, ROOT_INO,
+    BadCause, BlockDevice, DeviceEvent, Error, Fs, MountOptions, NewInode, Result, ScrubState,
+    Time, BLOCK_SIZE, MODE_CHAR, MODE_DIR, MODE_FILE, MODE_SYMLINK, ROOT_INO,
 };
 use aegisfs_platform::{Box as EngineBox, Vec as EngineVec};
 use std::sync::{Arc, Mutex};
@@ -272,4 +272,19 @@ pub fn verify_health(fs: &Fs) {
     assert_eq!((job.id, job.state), (1, ScrubState::Paused));
     assert_eq!((job.limit, job.damaged), (1 << 40, 0));
     assert!(job.done > 0 && job.done < job.total);
+}
+
+/// Blocks of the device that were known to be bad.
+pub const BAD_BLOCKS: [u64; 3] = [1300, 1301, 4000];
+
+pub fn verify_bad_blocks(fs: &Fs) {
+    verify(fs);
+    let mut found = vec![];
+    fs.bad_blocks(0, 0, &mut |bad, used| {
+        assert!(bad.cause == BadCause::Given && !used, "{bad:?}");
+        found.push(bad.block);
+        true
+    })
+    .unwrap();
+    assert_eq!(found, BAD_BLOCKS);
 }

@@ -2,6 +2,7 @@
 //! Bad copies of nodes and data, rewritten from good ones.
 
 use super::Repair;
+use crate::cache::Owner;
 use crate::error::{Error, Result};
 use crate::format::key::Pointer;
 use crate::format::node::{self, Expected};
@@ -10,7 +11,7 @@ use crate::types::BLOCK_SIZE;
 use aegisfs_platform::{crc32, Vec};
 
 impl Repair<'_> {
-    /// Rewrites the copy of a node at `bad`.
+    /// Rewrites the copy of a node at `bad`, or moves the node.
     pub(super) fn node_copy(
         &self,
         tree: u64,
@@ -28,13 +29,18 @@ impl Repair<'_> {
         let mut buf = Vec::try_filled(pool.node_size(), 0)?;
         for block in pointer.replicas().filter(|b| *b != bad) {
             if pool.read_raw(block, &mut buf).is_ok() && node::verify(&buf, &expected).is_ok() {
-                return Ok(pool.write_raw(bad, &buf).is_ok());
+                let key = node::key(&buf, 0);
+                let owner = Owner::Node { tree, key };
+                if !pool.heal(core::iter::once(bad), &buf, owner) {
+                    self.fs.move_nodes(tree, &key)?;
+                }
+                return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Rewrites the copy of a block of data at `bad`.
+    /// Rewrites the copy of a block of data at `bad`, or moves the block.
     pub(super) fn data_copy(&self, ino: u64, block: u64, bad: u64) -> Result<bool> {
         let mut record = Vec::new();
         let Some(mapped) = self.fs.extent_at(ino, block, &mut record)? else {
@@ -52,7 +58,11 @@ impl Repair<'_> {
         let mut buf = Vec::try_filled(BLOCK_SIZE, 0)?;
         for addr in one.replicas().filter(|a| *a != bad) {
             if self.fs.pool.read_raw(addr, &mut buf).is_ok() && crc32(0, &buf) == sum {
-                return Ok(self.fs.pool.write_raw(bad, &buf).is_ok());
+                let owner = Owner::Data { ino, block };
+                if !self.fs.pool.heal(core::iter::once(bad), &buf, owner) {
+                    self.fs.move_data(ino, block, bad)?;
+                }
+                return Ok(true);
             }
         }
         Ok(false)

@@ -137,7 +137,9 @@ impl Repair<'_> {
                 ..
             } => self.cut(tree, level, &from, block),
             Problem::QuotaRecord { key } => self.fs.repair_quota_record(&key).map(|()| true),
-            Problem::HealthRecord { key } => self.fs.drop_health_record(key).map(|()| true),
+            Problem::HealthRecord { key }
+            | Problem::BadBlockRecord { key }
+            | Problem::BadBlockPlace { key } => self.fs.drop_health_record(key).map(|()| true),
             Problem::QuotaUsage {
                 of,
                 id,
@@ -257,6 +259,8 @@ impl Repair<'_> {
             self.fs.finish_orphans()?;
         }
         self.fs.checkpoint()?;
+        // Blocks that did not take what was to be written are not used again.
+        self.fs.settle_bad_blocks();
         // The other slot of the superblock, too.
         self.fs.checkpointer.lock().forced = true;
         self.fs.unmount()
