@@ -13,7 +13,7 @@ read_all() {
 	find $WORK/tree -type f -print0 | sort -z | xargs -0 cat >/dev/null
 }
 
-[ -d /run/repository.git ] || tar -xf "$AEGIS_DISK3" -C /run
+[ -d "$SCRATCH/repository.git" ] || tar -xf "$AEGIS_DISK3" -C "$SCRATCH"
 cat "$AEGIS_DISK2" >/dev/null
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
 fresh
@@ -26,7 +26,7 @@ cold
 seconds "rm -rf of the tree" synced rm -rf $WORK/copy
 rm -rf $WORK/tree
 settle
-seconds "git clone" synced git clone --quiet --no-hardlinks /run/repository.git $WORK/clone
+seconds "git clone" synced git clone --quiet --no-hardlinks "$SCRATCH/repository.git" $WORK/clone
 cold
 seconds "git status, cold" git -C $WORK/clone status --short
 finish

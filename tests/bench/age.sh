@@ -7,6 +7,6 @@
 disk=$(aged_disk)
 make_volume "$disk"
 mkdir -p $MNT
-mount -t "$FS" "$disk" $MNT
+attach "$disk"
 aegis-bench age $MNT 90 "$(by_size 3 10)"
-umount $MNT
+detach

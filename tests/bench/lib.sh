@@ -3,10 +3,11 @@
 # kind $FS, works on it, and says what each row came to.
 #
 # A unit that ends in "/s" is a rate, more of which is better; of every other, less is.
-# QUICK=1: less work in everything. AGED=1: on the old, nearly full volume of this kind.
+# QUICK=1: less work in everything. AGED=1: on the old, nearly full volume of this kind. HOST=1: not in a VM, the disk
+# is a file, and $MNT and $SCRATCH say where there is room.
 set -euo pipefail
 
-MNT=/mnt/bench
+: "${MNT:=/mnt/bench}" "${SCRATCH:=/run}"
 WORK=$MNT/work
 HERE=$(dirname "${BASH_SOURCE[0]}")
 
@@ -16,25 +17,57 @@ by_size() {
 }
 
 make_volume() {
-	blkdiscard "$1"
+	if [ -b "$1" ]; then
+		blkdiscard "$1"
+	else
+		fallocate --punch-hole --offset 0 --length "$(stat -c %s "$1")" "$1"
+	fi
 	case $FS in
-	ext4) mkfs.ext4 -q -F "$1" ;;
+	ext4 | fuse2fs) mkfs.ext4 -q -F "$1" ;;
 	xfs | btrfs | aegisfs) "mkfs.$FS" -q -f "$1" ;;
+	aegisfs-fuse) mkfs.aegisfs -q -f "$1" ;;
+	ntfs-3g) mkntfs --quiet --fast --force "$1" >/dev/null 2>&1 ;;
+	# What it passes everything to: a directory beside the disk.
+	bindfs) rm -rf "$1.bound" && mkdir "$1.bound" ;;
 	esac
+}
+
+attach() {
+	case $FS in
+	aegisfs-fuse)
+		[ -c /dev/fuse ] || modprobe fuse
+		aegisfs-fuse "$1" $MNT
+		;;
+	fuse2fs | ntfs-3g) "$FS" "$1" $MNT ;;
+	bindfs) bindfs "$1.bound" $MNT ;;
+	*) mount -t "$FS" "$1" $MNT ;;
+	esac
+}
+
+# FUSE's unmount returns before the server has written what it has in memory.
+detach() {
+	umount $MNT
+	case $FS in
+	aegisfs-fuse | fuse2fs | ntfs-3g | bindfs) while pgrep -f " $MNT\$" >/dev/null; do sleep 0.01; done ;;
+	esac
+}
+
+drop_caches() {
+	[ "${HOST:-}" = 1 ] || echo 3 >/proc/sys/vm/drop_caches
 }
 
 # A mounted filesystem with an empty $WORK.
 fresh() {
 	mkdir -p $MNT
-	umount $MNT 2>/dev/null || true
+	! mountpoint -q $MNT || detach
 	if [ "${AGED:-}" = 1 ]; then
 		disk=$(aged_disk)
-		mount -t "$FS" "$disk" $MNT
+		attach "$disk"
 		rm -rf $WORK
 	else
 		disk=$AEGIS_DISK1
 		make_volume "$disk"
-		mount -t "$FS" "$disk" $MNT
+		attach "$disk"
 	fi
 	mkdir $WORK
 	settle
@@ -51,19 +84,19 @@ aged_disk() {
 
 finish() {
 	[ "${AGED:-}" != 1 ] || rm -rf $WORK
-	umount $MNT
+	detach
 }
 
 # Everything written, nothing running.
 settle() {
-	sync
+	if [ "${HOST:-}" = 1 ]; then sync -f $MNT; else sync; fi
 }
 
 # Nothing of the filesystem is in memory.
 cold() {
-	umount $MNT
-	mount -t "$FS" "$disk" $MNT
-	echo 3 >/proc/sys/vm/drop_caches
+	detach
+	attach "$disk"
+	drop_caches
 }
 
 result() {
@@ -103,9 +136,14 @@ synced() {
 	sync -f $MNT
 }
 
-# Bytes that the disk was told to write.
+# Bytes that the disk was told to write; of a file nobody counts them.
 written() {
-	awk '{ printf "%d", $7 * 512 }' "/sys/block/${disk#/dev/}/stat"
+	[ ! -b "$disk" ] || awk '{ printf "%d", $7 * 512 }' "/sys/block/${disk#/dev/}/stat"
+}
+
+# NAME OPERATIONS BEFORE: KiB written for each operation, since $(written) said BEFORE, are the result.
+written_since() {
+	[ -z "$3" ] || result "$1" KiB "$(calculate "($(written) - $3) / 1024 / $2")"
 }
 
 # NAME OPERATIONS COMMAND...: KiB written to the disk for each operation are the result.
@@ -114,7 +152,7 @@ amplification() {
 	shift 2
 	before=$(written)
 	"$@"
-	result "$name" KiB "$(calculate "($(written) - $before) / 1024 / $operations")"
+	written_since "$name" "$operations" "$before"
 }
 
 # JQ FIO-OPTION...: what one fio job found out.

@@ -15,7 +15,7 @@ metadata() {
 	local before
 	before=$(written)
 	rate "rename in $where" files/s "$files" synced aegis-bench rename "${of[@]}"
-	result "written for a rename in $where" KiB "$(calculate "($(written) - $before) / 1024 / $files")"
+	written_since "written for a rename in $where" "$files" "$before"
 	rate "unlink in $where" files/s "$files" synced aegis-bench unlink "${of[@]}"
 	finish
 }

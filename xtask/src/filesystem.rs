@@ -14,13 +14,6 @@ pub enum Filesystem {
 }
 
 impl Filesystem {
-    pub const ALL: [Filesystem; 4] = [
-        Filesystem::Aegisfs,
-        Filesystem::Ext4,
-        Filesystem::Xfs,
-        Filesystem::Btrfs,
-    ];
-
     pub fn name(self) -> &'static str {
         match self {
             Filesystem::Aegisfs => "aegisfs",

@@ -73,14 +73,19 @@ pub fn missing_packages<'a>(wanted: impl IntoIterator<Item = &'a str>) -> Result
         .collect())
 }
 
-/// Installs what is missing on the host, or says how to.
+/// What every machine needs is installed.
 pub fn ensure_packages() -> Result<()> {
     let extra = if is_root() {
         &[]
     } else {
         PACKAGES_WITHOUT_ROOT
     };
-    let missing = missing_packages(PACKAGES.iter().chain(extra).copied())?;
+    ensure_installed(&[PACKAGES, extra].concat())
+}
+
+/// Installs what is missing of these packages on the host, or says how to.
+pub fn ensure_installed(packages: &[&str]) -> Result<()> {
+    let missing = missing_packages(packages.iter().copied())?;
     if missing.is_empty() {
         return Ok(());
     }

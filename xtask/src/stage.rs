@@ -51,7 +51,7 @@ const TEST_MODULES: &[&str] = &[
 
 /// The programs under their installed names, and under those that cargo gives them: it accepts no
 /// dot in a name.
-const TOOLS: &[(&str, &str)] = &[
+pub const TOOLS: &[(&str, &str)] = &[
     ("mkfs.aegisfs", "mkfs-aegisfs"),
     ("fsck.aegisfs", "fsck-aegisfs"),
     ("aegisfs", "aegisfs"),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `cargo xtask bench`: AegisFS beside ext4, XFS and btrfs, each as its mkfs makes it.
+//! `cargo xtask bench`: AegisFS beside ext4, XFS and btrfs, each as its mkfs makes it; with `--fuse`
+//! beside other FUSE filesystems, on this machine.
 //!
 //! The scripts of `tests/bench` do the work. In every round each script runs on every filesystem,
 //! one after the other on the same disk, and who begins changes: an emulated or busy machine's
@@ -7,22 +8,27 @@
 //! rounds. The disks are files in memory where they fit, and a flush costs nothing there: the
 //! rows show processor time and waiting of the filesystems, not the speed of a disk.
 
+mod contender;
+mod on_host;
 mod repository;
 mod script;
 mod table;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
 use crate::demo::tree::{check_disk, Trees};
-use crate::filesystem::Filesystem;
 use crate::kernel::{Choice, Kernel};
 use crate::stage::Demand;
 use crate::testbed::{Shape, Testbed};
-use crate::vm::{Disk, Vm};
-use crate::{paths, ui};
+use crate::toolchain::Toolchain;
+use crate::vm::{Config, Disk, Vm};
+use crate::{cmd, paths, ui};
+use contender::Contender;
+use on_host::Host;
 use table::Table;
 
 const MEMORY_MIB: u32 = 3072;
@@ -48,10 +54,19 @@ pub struct Options {
     /// Only scripts with a row whose name contains this; only such rows are shown.
     #[arg(long, value_name = "PATTERN", default_value = "")]
     rows: String,
-    /// The filesystems.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST",
-          default_values_t = Filesystem::ALL)]
-    fs: Vec<Filesystem>,
+    /// The filesystems; the first is compared with the others [default: aegisfs,ext4,xfs,btrfs,
+    /// with --fuse aegisfs-fuse,fuse2fs,ntfs-3g,bindfs].
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
+    fs: Vec<Contender>,
+    /// FUSE filesystems, on this machine; installs those that are missing.
+    #[arg(long, conflicts_with_all = ["kernel", "cpus"])]
+    fuse: bool,
+    /// Other scripts: memory, several processors.
+    #[arg(long)]
+    also: bool,
+    /// Processors of the VM [default: 1 of uml, 2 of others].
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
     /// The kernel: stock in QEMU, or uml, which runs at native speed.
     #[arg(long, value_enum, default_value_t = Choice::Stock)]
     kernel: Choice,
@@ -66,52 +81,132 @@ pub struct Options {
     no_aged: bool,
 }
 
+/// Where rounds take place.
+enum Ground {
+    Guest {
+        // The VM's initramfs goes with it.
+        _testbed: Testbed,
+        config: Config,
+    },
+    Host(Host),
+}
+
+impl Ground {
+    fn begin(&self) -> Result<Place<'_>> {
+        Ok(match self {
+            // A fresh kernel each time: what one run leaves behind in memory shall not tilt all.
+            Ground::Guest { config, .. } => Place::Vm(Vm::boot(config)?),
+            Ground::Host(host) => Place::Host(host),
+        })
+    }
+}
+
+/// What the scripts run in, for one round.
+enum Place<'a> {
+    Vm(Vm),
+    Host(&'a Host),
+}
+
+impl Place<'_> {
+    fn run(&mut self, script: &str, fs: Contender, quick: bool, aged: bool) -> Result<String> {
+        match self {
+            Place::Vm(vm) => vm.shell(
+                &format!(
+                    "FS={} QUICK={} AGED={} bash /tests/{script}",
+                    fs.name(),
+                    u8::from(quick),
+                    u8::from(aged)
+                ),
+                SCRIPT_TIMEOUT,
+            ),
+            Place::Host(host) => host.run(&paths::checkout().join("tests").join(script), fs, quick),
+        }
+    }
+}
+
 pub fn main(options: &Options) -> Result<()> {
-    let testbed = Testbed::prepare(options.kernel, Demand::Everything)?;
-    // The same tree for every kernel.
-    let stock = Kernel::ensure(Choice::Stock, &testbed.toolchain)?;
-    let trees = Trees::ensure(&stock, &testbed.toolchain)?;
-    check_disk(&trees.part())?;
-    let repository = repository::ensure(&trees, &stock)?;
-    let scripts = script::find(&paths::checkout().join("tests/bench"), &options.rows)?;
+    let scripts_in = match options.also {
+        true => "bench/also",
+        false => "bench",
+    };
+    let scripts = script::find(
+        &paths::checkout().join("tests").join(scripts_in),
+        &options.rows,
+    )?;
     ensure!(!scripts.is_empty(), "no row contains '{}'", options.rows);
-    let aged = !options.quick && !options.no_aged;
+    let contenders = match (options.fs.is_empty(), options.fuse) {
+        (false, _) => options.fs.clone(),
+        (true, false) => Contender::IN_KERNEL.to_vec(),
+        (true, true) => Contender::IN_FUSE.to_vec(),
+    };
+    ensure!(
+        !options.fuse || contenders.iter().all(|fs| Contender::IN_FUSE.contains(fs)),
+        "--fuse: not all of these are FUSE filesystems"
+    );
+    let aged = !options.quick && !options.no_aged && !options.fuse && !options.also;
+    ensure!(
+        !aged
+            || contenders
+                .iter()
+                .all(|fs| Contender::IN_KERNEL.contains(fs)),
+        "FUSE filesystems have no aged volumes: add --no-aged"
+    );
 
     let disk_size = match options.quick {
         true => DISK_SIZE_QUICK,
         false => DISK_SIZE,
     };
-    let file = |path: &Path| Disk::File {
-        path: path.to_owned(),
-        read_only: true,
-    };
-    let mut disks = vec![
-        Disk::Scratch { size: disk_size },
-        file(&trees.part()),
-        file(&repository),
-    ];
     let mut total = disk_size;
     if aged {
-        for _ in Filesystem::ALL {
-            disks.push(Disk::Scratch {
-                size: AGED_DISK_SIZE,
-            });
-            total += AGED_DISK_SIZE;
-        }
+        total += AGED_DISK_SIZE * Contender::IN_KERNEL.len() as u64;
     }
-    let shape = Shape {
-        memory_mib: MEMORY_MIB,
-        // Its second processor would spin, for locks whose holder waits for a processor of the host.
-        cpus: match options.kernel {
-            Choice::Uml => 1,
-            _ => 2,
-        },
-        ..Shape::default()
+    let toolchain = Toolchain::ensure()?;
+    // The same tree for every kernel.
+    let stock = Kernel::ensure(Choice::Stock, &toolchain)?;
+    let trees = Trees::ensure(&stock, &toolchain)?;
+    check_disk(&trees.part())?;
+    let repository = repository::ensure(&trees, &stock)?;
+    let (ground, kernel) = if options.fuse {
+        let host = Host::prepare(memory_for(total), disk_size, trees.part(), repository)?;
+        let release = cmd::output(Command::new("uname").arg("--kernel-release"))?;
+        (Ground::Host(host), release.trim().to_owned())
+    } else {
+        let testbed = Testbed::prepare(options.kernel, Demand::Everything)?;
+        let file = |path: &Path| Disk::File {
+            path: path.to_owned(),
+            read_only: true,
+        };
+        let mut disks = vec![
+            Disk::Scratch { size: disk_size },
+            file(&trees.part()),
+            file(&repository),
+        ];
+        if aged {
+            disks.extend(Contender::IN_KERNEL.map(|_| Disk::Scratch {
+                size: AGED_DISK_SIZE,
+            }));
+        }
+        let shape = Shape {
+            memory_mib: MEMORY_MIB,
+            // A second processor would spin, for locks whose holder waits for a processor of the
+            // host.
+            cpus: options.cpus.unwrap_or(match options.kernel {
+                Choice::Uml => 1,
+                _ => 2,
+            }),
+            ..Shape::default()
+        };
+        let mut config = testbed.config(&shape, disks);
+        config.directory = memory_for(total);
+        let release = testbed.kernel.release.clone();
+        let guest = Ground::Guest {
+            _testbed: testbed,
+            config,
+        };
+        (guest, release)
     };
-    let mut config = testbed.config(&shape, disks);
-    config.directory = memory_for(total);
 
-    let mut table = Table::new(&testbed.kernel.release, options.quick);
+    let mut table = Table::new(&kernel, options.quick, &contenders);
     let rounds = options.rounds.unwrap_or(match options.quick {
         true => ROUNDS_QUICK,
         false => ROUNDS,
@@ -124,35 +219,37 @@ pub fn main(options: &Options) -> Result<()> {
             break;
         }
         let begin = Instant::now();
-        // A fresh kernel each time: what one run leaves behind in memory shall not tilt all.
-        let mut vm = Vm::boot(&config)?;
+        let mut place = ground.begin()?;
         if aged {
-            for filesystem in &options.fs {
-                ui::step(format!("aging {}", filesystem.name()));
-                run(&mut vm, "age.sh", *filesystem, options.quick, false)?;
+            for fs in &contenders {
+                ui::step(format!("aging {}", fs.name()));
+                place.run("bench/age.sh", *fs, options.quick, false)?;
             }
         }
         for (index, script) in scripts.iter().enumerate() {
-            let mut turn = options.fs.clone();
-            turn.rotate_left((round + index) % options.fs.len());
-            for filesystem in turn {
+            let path = format!("{scripts_in}/{}", script.name);
+            let mut turn = contenders.clone();
+            turn.rotate_left((round + index) % contenders.len());
+            for fs in turn {
                 ui::step(format!(
                     "round {} of {rounds}: {} on {}",
                     round + 1,
                     script.name,
-                    filesystem.name()
+                    fs.name()
                 ));
                 for old in [false, true] {
                     if !old || aged {
-                        let output = run(&mut vm, &script.name, filesystem, options.quick, old)?;
+                        let output = place.run(&path, fs, options.quick, old)?;
                         table
-                            .add(script, filesystem, old, &output)
+                            .add(script, fs, old, &output)
                             .with_context(|| script.name.clone())?;
                     }
                 }
             }
         }
-        vm.shut_down()?;
+        if let Place::Vm(vm) = place {
+            vm.shut_down()?;
+        }
         longest = longest.max(begin.elapsed());
         if let Some(path) = &options.json {
             paths::write_atomically(path, &table.json(&options.rows)?)?;
@@ -160,24 +257,6 @@ pub fn main(options: &Options) -> Result<()> {
     }
     table.print(&options.rows);
     Ok(())
-}
-
-fn run(
-    vm: &mut Vm,
-    script: &str,
-    filesystem: Filesystem,
-    quick: bool,
-    aged: bool,
-) -> Result<String> {
-    vm.shell(
-        &format!(
-            "FS={} QUICK={} AGED={} bash /tests/bench/{script}",
-            filesystem.name(),
-            u8::from(quick),
-            u8::from(aged)
-        ),
-        SCRIPT_TIMEOUT,
-    )
 }
 
 /// A directory in memory, if disks of so many bytes fit there beside everything else.

@@ -7,9 +7,9 @@ use std::process::Command;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::contender::Contender;
 use super::script::{self, Script};
 use crate::cmd;
-use crate::filesystem::Filesystem;
 
 /// Prefix of the rows on aged, nearly full volumes.
 const AGED: &str = "aged: ";
@@ -18,6 +18,8 @@ const AGED: &str = "aged: ";
 pub struct Table {
     kernel: String,
     quick: bool,
+    /// The first is compared with the others.
+    names: Vec<&'static str>,
     rows: Vec<Measured>,
 }
 
@@ -32,13 +34,11 @@ struct Measured {
 struct Row {
     name: String,
     unit: String,
-    aegisfs: Option<f64>,
-    ext4: Option<f64>,
-    xfs: Option<f64>,
-    btrfs: Option<f64>,
+    #[serde(flatten)]
+    medians: BTreeMap<&'static str, f64>,
     /// Above 1: better than the best of the others.
     ratio_vs_best: Option<f64>,
-    ratio_vs_btrfs: Option<f64>,
+    ratio_vs_last: Option<f64>,
     /// From the least to the most of the rounds, of the filesystem where they lie the furthest
     /// apart, as a part of its median.
     spread: f64,
@@ -51,16 +51,18 @@ struct Document {
     kernel: String,
     quick: bool,
     processors: usize,
+    filesystems: Vec<&'static str>,
     geometric_mean_vs_best: Option<f64>,
-    geometric_mean_vs_btrfs: Option<f64>,
+    geometric_mean_vs_last: Option<f64>,
     rows: Vec<Row>,
 }
 
 impl Table {
-    pub fn new(kernel: &str, quick: bool) -> Self {
+    pub fn new(kernel: &str, quick: bool, contenders: &[Contender]) -> Self {
         Table {
             kernel: kernel.to_owned(),
             quick,
+            names: contenders.iter().map(|fs| fs.name()).collect(),
             rows: Vec::new(),
         }
     }
@@ -69,7 +71,7 @@ impl Table {
     pub fn add(
         &mut self,
         script: &Script,
-        filesystem: Filesystem,
+        filesystem: Contender,
         aged: bool,
         output: &str,
     ) -> Result<()> {
@@ -109,7 +111,7 @@ impl Table {
             .rows
             .iter()
             .filter(|row| row.name.contains(pattern))
-            .map(Measured::finish)
+            .map(|row| row.finish(&self.names))
             .collect();
         rows.sort_by_key(|row| row.name.starts_with(AGED));
         rows
@@ -126,8 +128,9 @@ impl Table {
             kernel: self.kernel.clone(),
             quick: self.quick,
             processors: crate::kernel::jobs(),
+            filesystems: self.names.clone(),
             geometric_mean_vs_best: mean(rows.iter().filter_map(|row| row.ratio_vs_best)),
-            geometric_mean_vs_btrfs: mean(rows.iter().filter_map(|row| row.ratio_vs_btrfs)),
+            geometric_mean_vs_last: mean(rows.iter().filter_map(|row| row.ratio_vs_last)),
             rows,
         };
         Ok(serde_json::to_vec_pretty(&document)?)
@@ -135,68 +138,60 @@ impl Table {
 
     pub fn print(&self, pattern: &str) {
         let rows = self.finished(pattern);
-        println!(
-            "\n{:44} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8} {:>7}",
-            "medians; ratios above 1: better",
-            "unit",
-            "aegisfs",
-            "ext4",
-            "xfs",
-            "btrfs",
-            "vs best",
-            "vs btrfs",
-            "spread"
-        );
+        let last = self.names.last().copied().unwrap_or_default();
         let ratio =
             |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
+        let line = |name: &str, unit: &str, values: &[String], ratios: [String; 3]| {
+            let values: String = values.iter().map(|text| format!(" {text:>12}")).collect();
+            let [best, last, spread] = ratios;
+            println!("{name:44} {unit:>8}{values} {best:>8} {last:>10} {spread:>7}");
+        };
+        println!();
+        let names: Vec<String> = self.names.iter().map(|name| name.to_string()).collect();
+        let heading = ["vs best".into(), format!("vs {last}"), "spread".into()];
+        line("medians; ratios above 1: better", "unit", &names, heading);
         for row in &rows {
-            println!(
-                "{:44} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8} {:>6.0}%",
-                row.name,
-                row.unit,
-                readable(row.aegisfs),
-                readable(row.ext4),
-                readable(row.xfs),
-                readable(row.btrfs),
+            let of = |name: &&str| readable(row.medians.get(name).copied());
+            let values: Vec<String> = self.names.iter().map(of).collect();
+            let ratios = [
                 ratio(row.ratio_vs_best),
-                ratio(row.ratio_vs_btrfs),
-                row.spread * 100.0
-            );
+                ratio(row.ratio_vs_last),
+                format!("{:.0}%", row.spread * 100.0),
+            ];
+            line(&row.name, &row.unit, &values, ratios);
         }
         println!(
-            "geometric mean: {} of the best of the others, {} of btrfs",
+            "geometric mean: {} of the best of the others, {} of {last}",
             ratio(mean(rows.iter().filter_map(|row| row.ratio_vs_best))),
-            ratio(mean(rows.iter().filter_map(|row| row.ratio_vs_btrfs)))
+            ratio(mean(rows.iter().filter_map(|row| row.ratio_vs_last)))
         );
     }
 }
 
 impl Measured {
-    fn finish(&self) -> Row {
-        let of = |filesystem: Filesystem| self.values.get(filesystem.name()).map(|v| median(v));
-        let ours = of(Filesystem::Aegisfs);
+    /// The first of the names is ours.
+    fn finish(&self, names: &[&'static str]) -> Row {
+        let of = |name: &&str| self.values.get(name).map(|v| median(v));
+        let ours = names.first().and_then(of);
         let better = |a: f64, b: f64| match self.unit.ends_with("/s") {
             true => a / b,
             false => b / a,
         };
-        let against = |other: Option<f64>| match (ours, other) {
+        let against = |other: &&str| match (ours, of(other)) {
             // Nothing to compare: both did it without any of what is counted, or in no time.
             (Some(ours), Some(other)) if ours > 0.0 && other > 0.0 => Some(better(ours, other)),
             _ => None,
         };
-        let others = [Filesystem::Ext4, Filesystem::Xfs, Filesystem::Btrfs];
+        let others = names.get(1..).unwrap_or_default();
         Row {
             name: self.name.clone(),
             unit: self.unit.clone(),
-            aegisfs: ours,
-            ext4: of(Filesystem::Ext4),
-            xfs: of(Filesystem::Xfs),
-            btrfs: of(Filesystem::Btrfs),
-            ratio_vs_best: others
-                .into_iter()
-                .filter_map(|other| against(of(other)))
-                .reduce(f64::min),
-            ratio_vs_btrfs: against(of(Filesystem::Btrfs)),
+            medians: names
+                .iter()
+                .filter_map(|name| Some((*name, of(name)?)))
+                .collect(),
+            ratio_vs_best: others.iter().filter_map(against).reduce(f64::min),
+            ratio_vs_last: others.last().and_then(against),
             spread: self.values.values().map(|v| spread(v)).fold(0.0, f64::max),
         }
     }
@@ -252,7 +247,7 @@ mod tests {
                 .map(|(name, values)| (*name, values.to_vec()))
                 .collect(),
         }
-        .finish()
+        .finish(&["aegisfs", "ext4", "xfs", "btrfs"])
     }
 
     #[test]
@@ -263,14 +258,14 @@ mod tests {
             ("btrfs", &[40.0, 40.0]),
         ];
         let rate = row("op/s", values);
-        assert_eq!(rate.aegisfs, Some(20.0));
+        assert_eq!(rate.medians["aegisfs"], 20.0);
         assert_eq!(rate.ratio_vs_best, Some(0.5));
-        assert_eq!(rate.ratio_vs_btrfs, Some(0.5));
+        assert_eq!(rate.ratio_vs_last, Some(0.5));
         assert_eq!(rate.spread, 1.0);
         let cost = row("s", values);
         assert_eq!(cost.ratio_vs_best, Some(0.5));
-        assert_eq!(cost.ratio_vs_btrfs, Some(2.0));
-        assert_eq!(cost.xfs, None);
+        assert_eq!(cost.ratio_vs_last, Some(2.0));
+        assert_eq!(cost.medians.get("xfs"), None);
     }
 
     #[test]
