@@ -23,6 +23,8 @@ use aegisfs_sim::volume::Simulated;
 use anyhow::{ensure, Context, Result};
 
 const DISK: u64 = 4 << 30;
+/// What the simulated disk makes of discarded pages: they need not be kept.
+const DISCARDED: [u8; PAGE] = [0xdd; PAGE];
 const PER_DIRECTORY: u64 = 1000;
 /// Operations of the shorter run.
 const COUNT: u64 = 500;
@@ -80,12 +82,19 @@ fn make(path: &Path, files: u64) -> Result<()> {
     let _simulated = Simulated::begin(1);
     let disk = SimDisk::new(DISK);
     engine(format_volume(disk.devices(), &FormatOptions::new()))?;
-    let fs = engine(Fs::mount(disk.devices(), MountOptions::default()))?;
+    let options = MountOptions {
+        discard: true,
+        ..MountOptions::default()
+    };
+    let fs = engine(Fs::mount(disk.devices(), options))?;
     engine(fill(&fs, files))?;
     let image = disk.image();
     let mut out = BufWriter::new(File::create(path)?);
     for number in image.written() {
         let page = image.page(number).context("a page that is there")?;
+        if page[..] == DISCARDED {
+            continue;
+        }
         out.write_all(&number.to_le_bytes())?;
         out.write_all(&page[..])?;
     }
