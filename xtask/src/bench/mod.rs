@@ -85,7 +85,7 @@ pub struct Options {
 enum Ground {
     Guest {
         // The VM's initramfs goes with it.
-        _testbed: Testbed,
+        _testbed: Box<Testbed>,
         config: Config,
     },
     Host(Host),
@@ -200,7 +200,7 @@ pub fn main(options: &Options) -> Result<()> {
         config.directory = memory_for(total);
         let release = testbed.kernel.release.clone();
         let guest = Ground::Guest {
-            _testbed: testbed,
+            _testbed: Box::new(testbed),
             config,
         };
         (guest, release)
