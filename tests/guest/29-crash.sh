@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # What a crash leaves, through the module and through FUSE: usage that is counted exactly, nothing of what had
-# no name, lists of rights that agree with the mode. AEGIS_ROUNDS: crashes under load for each, 4 unless told;
+# no name, lists of rights that agree with the mode. AEGIS_ROUNDS: crashes under load for each, 2 unless told;
 # AEGIS_SEED: of the load.
 # vm: --disk 3G --mem 2048 --cpus 2
-# timeout: 600
+# timeout: 1200
 . "$(dirname "$0")/lib.sh"
 need python3 xfs_io setquota setfacl
 
 seed=${AEGIS_SEED:-$RANDOM}
-rounds=${AEGIS_ROUNDS:-4}
+rounds=${AEGIS_ROUNDS:-2}
 tests=$(dirname "$(realpath "$0")")
 echo "seed $seed"
 OPTIONS=usrquota,grpquota,prjquota
