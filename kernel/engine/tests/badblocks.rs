@@ -7,7 +7,7 @@ mod common;
 use aegisfs_engine::format::node::NODE_MAGIC;
 use aegisfs_engine::*;
 use aegisfs_platform::Vec as PVec;
-use common::Ram;
+use common::{file, pattern, problems, Ram};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -110,27 +110,6 @@ impl BlockDevice for Medium {
     }
 }
 
-fn pattern(seed: u32, len: usize) -> Vec<u8> {
-    let mut x = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 17;
-        x ^= x << 5;
-        x as u8
-    };
-    (0..len).map(|_| next()).collect()
-}
-
-fn file(fs: &Fs, name: &str, content: &[u8]) -> u64 {
-    let new = NewInode {
-        mode: MODE_FILE | 0o644,
-        ..NewInode::default()
-    };
-    let ino = fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().ino;
-    fs.write(ino, 0, content).unwrap();
-    ino
-}
-
 fn content(fs: &Fs, ino: u64) -> Result<Vec<u8>> {
     let mut out = vec![0; fs.getattr(ino)?.size as usize];
     fs.read(ino, 0, &mut out)?;
@@ -191,24 +170,12 @@ fn fill(fs: &Fs) -> u32 {
 
 /// Nothing is wrong, for a reader of the whole device and with the bad blocks as they are.
 fn sound(medium: &Medium) {
-    use check::{CheckOptions, Observer, Phase, Problem};
-    struct Found(Vec<Problem>);
-    impl Observer for Found {
-        fn problem(&mut self, problem: &Problem) {
-            self.0.push(*problem);
-        }
-        fn progress(&mut self, _: Phase, _: u64, _: u64) -> bool {
-            true
-        }
-    }
     let options = MountOptions {
         read_only: true,
         ..MountOptions::default()
     };
     let fs = Fs::mount(medium.devices(), options).unwrap();
-    let mut found = Found(vec![]);
-    fs.check(CheckOptions { data: true }, &mut found).unwrap();
-    assert_eq!(found.0, []);
+    assert_eq!(problems(&fs), []);
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod common;
 
 use aegisfs_engine::format::node::NODE_MAGIC;
 use aegisfs_engine::*;
-use common::Ram;
+use common::{file, pattern, Ram};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,27 +20,6 @@ fn volume(data_replicas: u8) -> Ram {
         ..FormatOptions::new()
     };
     Ram::format(96 * MIB, &options)
-}
-
-fn file(fs: &Fs, name: &str, content: &[u8]) -> u64 {
-    let new = NewInode {
-        mode: MODE_FILE | 0o644,
-        ..NewInode::default()
-    };
-    let ino = fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().ino;
-    fs.write(ino, 0, content).unwrap();
-    ino
-}
-
-fn pattern(seed: u32, len: usize) -> Vec<u8> {
-    let mut x = seed | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 17;
-        x ^= x << 5;
-        x as u8
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 /// Runs the job to its end, as the host's thread does.

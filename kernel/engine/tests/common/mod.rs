@@ -39,10 +39,7 @@ impl Ram {
             read_only: true,
             ..MountOptions::default()
         });
-        let mut found = Found(vec![]);
-        let options = CheckOptions { data: true };
-        fs.check(options, &mut found).unwrap();
-        found.0
+        problems(&fs)
     }
 
     fn devices(&self) -> PVec<aegisfs_platform::Box<dyn BlockDevice>> {
@@ -51,6 +48,36 @@ impl Ram {
             .unwrap();
         v
     }
+}
+
+/// What a check of everything finds.
+pub fn problems(fs: &Fs) -> Vec<Problem> {
+    let mut found = Found(vec![]);
+    fs.check(CheckOptions { data: true }, &mut found).unwrap();
+    found.0
+}
+
+/// A file of this content in the root directory.
+pub fn file(fs: &Fs, name: &str, content: &[u8]) -> u64 {
+    let new = NewInode {
+        mode: MODE_FILE | 0o644,
+        ..NewInode::default()
+    };
+    let ino = fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().ino;
+    fs.write(ino, 0, content).unwrap();
+    ino
+}
+
+/// Bytes of which no block is like another one.
+pub fn pattern(seed: u32, len: usize) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        x as u8
+    };
+    (0..len).map(|_| next()).collect()
 }
 
 struct Found(Vec<Problem>);
