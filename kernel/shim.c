@@ -2,6 +2,7 @@
 /* See shim.h. */
 #include <linux/bio.h>
 #include <linux/crc32.h>
+#include <linux/fadvise.h>
 #include <linux/highmem.h>
 #include <linux/iversion.h>
 #include <linux/ioprio.h>
@@ -452,6 +453,44 @@ loff_t aegisfs_folio_end(struct folio *folio)
 size_t aegisfs_offset_in_folio(struct folio *folio, loff_t pos)
 {
 	return offset_in_folio(folio, pos);
+}
+
+size_t aegisfs_readahead_length(struct readahead_control *rac)
+{
+	return readahead_length(rac);
+}
+
+/*
+ * Whether who starts readahead also waits for it: a read with IOCB_NOWAIT does
+ * it under memalloc_noio_save(), and so does aegisfs_fadvise().
+ */
+bool aegisfs_may_wait_for_io(void)
+{
+	return !(current->flags & PF_MEMALLOC_NOIO);
+}
+
+/*
+ * Requests that are still plugged when a task sleeps are dispatched by a
+ * worker, which is a switch of tasks more. Whoever plugged finds it done.
+ */
+void aegisfs_submit_bio_wait(struct bio *bio)
+{
+	if (current->plug)
+		blk_finish_plug(current->plug);
+	submit_bio_wait(bio);
+}
+
+int aegisfs_fadvise(struct file *file, loff_t offset, loff_t len, int advice)
+{
+	unsigned int flags;
+	int err;
+
+	if (advice != POSIX_FADV_WILLNEED)
+		return generic_fadvise(file, offset, len, advice);
+	flags = memalloc_noio_save();
+	err = generic_fadvise(file, offset, len, advice);
+	memalloc_noio_restore(flags);
+	return err;
 }
 
 /*

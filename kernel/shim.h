@@ -129,6 +129,10 @@ void	       *aegisfs_folio_address(struct folio *folio, size_t offset);
 loff_t		aegisfs_folio_end(struct folio *folio);
 size_t		aegisfs_offset_in_folio(struct folio *folio, loff_t pos);
 void		aegisfs_zero_eof(struct inode *inode, loff_t eof);
+size_t		aegisfs_readahead_length(struct readahead_control *rac);
+bool		aegisfs_may_wait_for_io(void);
+void		aegisfs_submit_bio_wait(struct bio *bio);
+int		aegisfs_fadvise(struct file *file, loff_t offset, loff_t len, int advice);
 void		aegisfs_bio_for_each_folio(struct bio *bio,
 			void (*cb)(void *ctx, struct folio *folio, size_t off, size_t len,
 				   loff_t pos),

@@ -25,6 +25,8 @@ struct Recipe {
     module: &'static [&'static str],
     /// In the checkout: the configuration, on top of tinyconfig.
     fragment: &'static str,
+    /// In the checkout: changes of the source.
+    patch: Option<&'static str>,
     /// Without these it would not be what it is for, or none that our module can load on.
     required: &'static [&'static str],
     targets: &'static [&'static str],
@@ -40,6 +42,7 @@ const DEBUG: Recipe = Recipe {
     make: &["LLVM=-19"],
     module: &[],
     fragment: "qemu/debug-kernel.config",
+    patch: None,
     required: &["RUST", "KASAN", "PROVE_LOCKING", "FAILSLAB", "MODULES"],
     targets: &["bzImage", "modules"],
     image: "arch/x86/boot/bzImage",
@@ -53,6 +56,7 @@ const UML: Recipe = Recipe {
     // The loader of this architecture knows no relative relocations.
     module: &["KRUSTFLAGS=-Crelocation-model=static -Ccode-model=large"],
     fragment: "qemu/uml-kernel.config",
+    patch: Some("qemu/uml-kernel.patch"),
     required: &[
         "RUST",
         "SMP",
@@ -66,6 +70,9 @@ const UML: Recipe = Recipe {
     image: "linux",
     cost: 14,
 };
+
+/// In a tree: the changes that were made to it.
+const CHANGES: &str = "aegisfs.patch";
 
 impl Recipe {
     fn of(choice: Choice) -> Option<&'static Recipe> {
@@ -81,9 +88,13 @@ impl Recipe {
         PathBuf::from(name)
     }
 
+    /// The changes of the source; empty where there are none.
+    fn changes(&self) -> Result<Vec<u8>> {
+        self.patch.map_or(Ok(Vec::new()), read)
+    }
+
     fn key(&self) -> Result<String> {
-        let path = paths::checkout().join(self.fragment);
-        let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = [read(self.fragment)?, self.changes()?].concat();
         Ok(Sha256::digest(text)
             .iter()
             .take(8)
@@ -95,6 +106,12 @@ impl Recipe {
         let path = paths::cache()?.join(format!("{}-kernel.lock", self.name));
         paths::Lock::take(&path, &format!("{} kernel", self.name))
     }
+}
+
+/// Reads a file of the checkout.
+fn read(name: &str) -> Result<Vec<u8>> {
+    let path = paths::checkout().join(name);
+    fs::read(&path).with_context(|| format!("read {}", path.display()))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -154,8 +171,10 @@ fn build(recipe: &Recipe, stock: &Kernel, toolchain: &Toolchain) -> Result<()> {
     let directory = recipe.directory(stock);
     fs::create_dir_all(&directory)?;
     let tree = directory.join("tree");
-    if !tree.is_dir() {
+    let changes = recipe.changes()?;
+    if fs::read(tree.join(CHANGES)).ok().as_ref() != Some(&changes) {
         ui::step("unpacking the kernel source");
+        paths::remove_tree(&tree)?;
         let unpacked = directory.join("tree.new");
         paths::remove_tree(&unpacked)?;
         fs::create_dir_all(&unpacked)?;
@@ -165,6 +184,14 @@ fn build(recipe: &Recipe, stock: &Kernel, toolchain: &Toolchain) -> Result<()> {
             .arg("-C")
             .arg(&unpacked);
         cmd::run(tar.arg("--strip-components=1"))?;
+        fs::write(unpacked.join(CHANGES), &changes)?;
+        if !changes.is_empty() {
+            let mut patch = toolchain.command(&unpacked, "patch")?;
+            cmd::run_logged(
+                patch.args(["-p1", "-i", CHANGES]),
+                &directory.join("patch.log"),
+            )?;
+        }
         fs::rename(&unpacked, &tree)?;
     }
 

@@ -7,13 +7,14 @@ use super::map::{blocks_of, READ_OPS};
 use super::quota::Pin;
 use super::read::submit_direct;
 use super::reserve::with_space;
-use super::writeback;
+use super::writeback::{self, Patience};
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::bio::Ioend;
 use crate::linux::ffi::inode::InodeLock;
 use crate::linux::ffi::table::{CStruct, Table};
-use aegisfs_engine::{Error, BLOCK_SHIFT, BLOCK_SIZE};
+use aegisfs_engine::{Error, Mapping, BLOCK_SHIFT, BLOCK_SIZE};
 use aegisfs_platform::NofsScope;
+use core::ops::Range;
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering;
 use kernel::container_of;
@@ -29,6 +30,8 @@ const BLOCK_MASK: u64 = BLOCK_SIZE as u64 - 1;
 /// What one write call has reserved and not submitted. Lives on the stack of the call.
 struct Context<'a> {
     reserved: u64,
+    /// The call returns when all is committed.
+    waits: bool,
     pin: Pin<'a>,
 }
 
@@ -41,12 +44,15 @@ fn begin_piece(
     flags: u32,
     iomap: &mut bindings::iomap,
 ) -> Result {
-    if flags & (bindings::IOMAP_NOWAIT | bindings::IOMAP_OVERWRITE_ONLY) != 0 {
+    if flags & bindings::IOMAP_OVERWRITE_ONLY != 0 {
         return Err(EAGAIN);
     }
     let _nofs = NofsScope::enter();
     let volume = inode.volume();
     let mut range = blocks_of(pos, len);
+    if flags & bindings::IOMAP_NOWAIT != 0 {
+        reserve_at_once(inode, context, &range)?;
+    }
     range.end = range.end.min(range.start.saturating_add(PIECE));
     let end = (pos as u64).saturating_add(len);
     range.end = inode.hold_quota(&context.pin, range.clone(), end)?;
@@ -65,6 +71,30 @@ fn begin_piece(
     iomap.addr = u64::MAX;
     iomap.offset = pos;
     iomap.length = blocks << BLOCK_SHIFT;
+    Ok(())
+}
+
+/// Reserves space for a write that must not wait, if that needs no I/O, no checkpoint, and no
+/// account of quota.
+fn reserve_at_once(inode: &Inode, context: &mut Context<'_>, range: &Range<u64>) -> Result {
+    let fs = &inode.volume().fs;
+    let blocks = range.end.saturating_sub(range.start);
+    if blocks > PIECE || context.pin.binds() {
+        return Err(EAGAIN);
+    }
+    let there = fs.map_in_memory(inode.ino(), range.start, blocks);
+    // Another write may be going to unwritten space.
+    if !matches!(
+        there,
+        Ok(Some(Mapping::Data { .. } | Mapping::Hole { .. }))
+    ) {
+        return Err(EAGAIN);
+    }
+    let missing = blocks.saturating_sub(context.reserved);
+    if missing > 0 && !fs.reserve_at_once(missing) {
+        return Err(EAGAIN);
+    }
+    context.reserved = context.reserved.max(blocks);
     Ok(())
 }
 
@@ -104,8 +134,14 @@ unsafe extern "C" fn submit(iter: *const bindings::iomap_iter, bio: *mut binding
         };
         context.reserved = left;
         inode.state().in_flight.fetch_add(blocks, Ordering::Release);
+        let end = ioend.offset().saturating_add(u64::from(ioend.payload()));
+        let last = end >= ((*iter).pos as u64).saturating_add((*iter).len);
+        let patience = match context.waits && last {
+            true => Patience::Device,
+            false => Patience::None,
+        };
         // An error has ended the I/O already, and is part of the result.
-        let _ = writeback::start(ioend);
+        let _ = writeback::start(ioend, patience);
     }
 }
 
@@ -267,6 +303,7 @@ pub(super) unsafe fn write(
         kernel::error::to_result(bindings::kiocb_modified(iocb))?;
         let mut context = Context {
             reserved: 0,
+            waits: (*iocb).ki_complete.is_none(),
             pin: inode.pin_quota(),
         };
         let len = bindings::aegisfs_iov_iter_count(from);

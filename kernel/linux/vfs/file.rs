@@ -232,6 +232,7 @@ pub(super) static FILE_OPS: Table<bindings::file_operations> =
         unlocked_ioctl: Some(ioctl::ioctl),
         compat_ioctl: bindings::compat_ptr_ioctl,
         setlease: Some(bindings::generic_setlease),
+        fadvise: Some(bindings::aegisfs_fadvise),
         fop_flags: bindings::FOP_BUFFER_RASYNC
             | bindings::FOP_BUFFER_WASYNC
             | bindings::FOP_DIO_PARALLEL_WRITE

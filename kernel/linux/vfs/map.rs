@@ -117,9 +117,6 @@ fn set_hole(iomap: &mut bindings::iomap, volume: &Volume, kind: u32) {
 /// Maps for a read. Content that is inline is shown as a block with [`bindings::IOMAP_F_PRIVATE`],
 /// which [`super::read`] fills by itself.
 fn read_begin(inode: &Inode, range: Range<u64>, flags: u32, iomap: &mut bindings::iomap) -> Result {
-    if flags & bindings::IOMAP_NOWAIT != 0 {
-        return Err(EAGAIN);
-    }
     let volume = inode.volume();
     let _nofs = NofsScope::enter();
     let mut guard = Guard {
@@ -127,10 +124,13 @@ fn read_begin(inode: &Inode, range: Range<u64>, flags: u32, iomap: &mut bindings
         guard: Some(volume.fs.read_guard()),
     };
     let max = range.end.saturating_sub(range.start).clamp(1, MAP_MAX);
-    let mapping = volume
-        .fs
-        .map(inode.ino(), range.start, max)
-        .map_err(|e| volume.errno(e))?;
+    let (fs, ino) = (&volume.fs, inode.ino());
+    let mapping = if flags & bindings::IOMAP_NOWAIT != 0 {
+        fs.map_in_memory(ino, range.start, max)
+    } else {
+        fs.map(ino, range.start, max).map(Some)
+    };
+    let mapping = mapping.map_err(|e| volume.errno(e))?.ok_or(EAGAIN)?;
     match mapping {
         Mapping::Hole { blocks } => {
             set_range(iomap, range.start, blocks);

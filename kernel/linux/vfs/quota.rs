@@ -104,6 +104,13 @@ impl Held {
 /// Between holding space and making it dirty; what then belongs to no dirty block is given back.
 pub(super) struct Pin<'a>(Option<&'a Inode>);
 
+impl Pin<'_> {
+    /// Writing means to ask for quota first.
+    pub(super) fn binds(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
         if let Some(inode) = self.0 {

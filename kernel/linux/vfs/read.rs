@@ -247,17 +247,70 @@ unsafe fn prepare(
 
 // ---- page cache
 
+/// Whether `bio`, which starts at byte `pos`, reaches to the end of what `iter` still asks for.
+///
+/// # Safety
+/// iomap has filled the bio from this iterator's mapping.
+unsafe fn is_last(iter: *const bindings::iomap_iter, bio: *const bindings::bio, pos: i64) -> bool {
+    // SAFETY: By contract.
+    unsafe {
+        let end = (pos as u64).saturating_add(u64::from((*bio).bi_iter.bi_size));
+        end >= ((*iter).pos as u64).saturating_add((*iter).len)
+    }
+}
+
+/// Waits for the device, and verifies here instead of in a worker: for who waits anyway that saves
+/// two switches of tasks.
+///
+/// # Safety
+/// `ioend` is from [`prepare`] and not submitted; it is gone after this.
+unsafe fn read_here(ioend: Ioend) {
+    let bio = ioend.bio();
+    // SAFETY: By contract; what carries the `ReadIo` is complete when it runs.
+    unsafe {
+        let private = (*bio).bi_private;
+        // The bio says how it went.
+        bindings::aegisfs_submit_bio_wait(bio);
+        (*bio).bi_private = private;
+        ReadIo::run(ioend.private().cast());
+    }
+}
+
 /// Submits a bio of folios.
 unsafe extern "C" fn submit_read(
     iter: *const bindings::iomap_iter,
     ctx: *mut bindings::iomap_read_folio_ctx,
 ) {
+    // SAFETY: As iomap passes it on.
+    unsafe { submit_folios(iter, ctx, false) }
+}
+
+/// Submits a bio of folios that somebody waits for.
+unsafe extern "C" fn submit_wanted(
+    iter: *const bindings::iomap_iter,
+    ctx: *mut bindings::iomap_read_folio_ctx,
+) {
+    // SAFETY: As iomap passes it on.
+    unsafe { submit_folios(iter, ctx, true) }
+}
+
+/// # Safety
+/// iomap passes its iterator, and the bio that its own function has filled from this mapping.
+unsafe fn submit_folios(
+    iter: *const bindings::iomap_iter,
+    ctx: *mut bindings::iomap_read_folio_ctx,
+    wanted: bool,
+) {
     let _nofs = NofsScope::enter();
-    // SAFETY: iomap passes the bio that its own function has filled from this mapping.
+    // SAFETY: By contract.
     unsafe {
         let bio = (*ctx).read_ctx.cast::<bindings::bio>();
         let pos = (*ctx).read_ctx_file_offset;
         match prepare((*iter).inode, &(*iter).iomap, bio, pos, 0) {
+            Ok(ioend) if wanted && is_last(iter, bio, pos) => {
+                (*ctx).read_ctx = null_mut();
+                read_here(ioend);
+            }
             Ok(_) => bindings::iomap_bio_submit_read_endio(iter, ctx, Some(end_io)),
             Err(_) => {
                 // No memory for the asynchronous way.
@@ -330,41 +383,56 @@ pub(super) unsafe extern "C" fn read_for_write(
     }
 }
 
-static FOLIO_OPS: Table<bindings::iomap_read_ops> = Table::new(bindings::iomap_read_ops {
+const FOLIO_OPS: bindings::iomap_read_ops = bindings::iomap_read_ops {
     read_folio_range: Some(read_folio_range),
     submit_read: Some(submit_read),
     bio_set: &raw mut bindings::iomap_ioend_bioset,
+};
+
+static AHEAD_OPS: Table<bindings::iomap_read_ops> = Table::new(FOLIO_OPS);
+
+static WANTED_OPS: Table<bindings::iomap_read_ops> = Table::new(bindings::iomap_read_ops {
+    submit_read: Some(submit_wanted),
+    ..FOLIO_OPS
 });
+
+/// Bytes of a readahead at most that its caller waits for: one that nobody waits for yet is larger,
+/// or ends the file.
+const WANTED_MAX: usize = 32 << 10;
 
 pub(super) unsafe extern "C" fn read_folio(
     _file: *mut bindings::file,
     folio: *mut bindings::folio,
 ) -> c_int {
     let mut ctx = bindings::iomap_read_folio_ctx {
-        ops: FOLIO_OPS.get(),
+        ops: WANTED_OPS.get(),
         cur_folio: folio,
         ..CStruct::ZERO
     };
-    // SAFETY: The VFS passes a locked folio of a file of ours.
+    // SAFETY: The VFS passes a locked folio of a file of ours, and waits for it.
     unsafe { bindings::iomap_read_folio(READ_OPS.get(), &mut ctx, null_mut()) };
     0
 }
 
 pub(super) unsafe extern "C" fn readahead(control: *mut bindings::readahead_control) {
-    let mut ctx = bindings::iomap_read_folio_ctx {
-        ops: FOLIO_OPS.get(),
-        rac: control,
-        ..CStruct::ZERO
-    };
     // SAFETY: The VFS passes a range of locked folios of a file of ours.
-    unsafe { bindings::iomap_readahead(READ_OPS.get(), &mut ctx, null_mut()) };
+    unsafe {
+        let wanted = bindings::aegisfs_readahead_length(control) <= WANTED_MAX
+            && bindings::aegisfs_may_wait_for_io();
+        let mut ctx = bindings::iomap_read_folio_ctx {
+            ops: if wanted { &WANTED_OPS } else { &AHEAD_OPS }.get(),
+            rac: control,
+            ..CStruct::ZERO
+        };
+        bindings::iomap_readahead(READ_OPS.get(), &mut ctx, null_mut());
+    }
 }
 
 // ---- direct
 
 /// Submits a bio of a direct read, which goes through a bounce buffer: the reader's memory sees
 /// verified bytes only. The last bio of a reader that waits anyway (the iterator's `private` is not
-/// null) is waited for and verified here: that saves a worker and two switches of tasks.
+/// null) is waited for and verified here.
 pub(super) unsafe extern "C" fn submit_direct(
     iter: *const bindings::iomap_iter,
     bio: *mut bindings::bio,
@@ -373,16 +441,9 @@ pub(super) unsafe extern "C" fn submit_direct(
     // SAFETY: iomap passes a bio from the set that `dio` names, filled from this mapping.
     unsafe {
         let flags = bindings::IOMAP_IOEND_DIRECT as u16;
-        let end = pos.saturating_add(i64::from((*bio).bi_iter.bi_size));
-        let last = end as u64 >= ((*iter).pos as u64).saturating_add((*iter).len);
+        let wanted = !(*iter).private.is_null() && is_last(iter, bio, pos);
         match prepare((*iter).inode, &(*iter).iomap, bio, pos, flags) {
-            Ok(ioend) if last && !(*iter).private.is_null() => {
-                let dio = (*bio).bi_private;
-                // What it returns stands in the bio, too.
-                bindings::submit_bio_wait(bio);
-                (*bio).bi_private = dio;
-                ReadIo::run(ioend.private().cast());
-            }
+            Ok(ioend) if wanted => read_here(ioend),
             Ok(_) => {
                 (*bio).bi_end_io = Some(end_io);
                 bindings::submit_bio(bio);

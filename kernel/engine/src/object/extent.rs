@@ -144,6 +144,20 @@ impl Fs {
         self.mapping(&there, block, max)
     }
 
+    /// As [`Fs::map`], without I/O: `None` when it would need some.
+    ///
+    /// # Errors
+    /// As [`Fs::map`].
+    pub fn map_in_memory(&self, ino: u64, block: u64, max_blocks: u64) -> Result<Option<Mapping>> {
+        let max = max_blocks.max(1);
+        let there = match there(&self.state.read(), Io::Refused, ino, block, max) {
+            Ok(there) => there,
+            Err(Walk::Missing { .. }) => return Ok(None),
+            Err(Walk::Failed(e)) => return Err(e),
+        };
+        self.mapping(&there, block, max).map(Some)
+    }
+
     /// As [`Fs::map`], and whether others refer to all of these blocks, or to none of them.
     ///
     /// # Errors
@@ -259,6 +273,12 @@ impl Fs {
             self.checkpoint()?;
         }
         self.space.lock().reserve(blocks)
+    }
+
+    /// As [`Fs::reserve`], of space that is free already: does no checkpoint.
+    #[must_use]
+    pub fn reserve_at_once(&self, blocks: u64) -> bool {
+        self.writable().is_ok() && self.space.lock().reserve(blocks).is_ok()
     }
 
     /// Takes a promise back, all or in part.
