@@ -9,8 +9,21 @@ use super::key::{Pointer, MAX_REPLICAS};
 use crate::types::{Attr, Owner, Time, NAME_MAX};
 
 /// Bytes of an encoded inode.
-pub const INODE_LEN: usize = 176;
+pub const INODE_LEN: usize = 128;
+/// The same on volumes without `INCOMPAT_COMPACT`: each time is followed by four zero bytes, and all of it by 32.
+pub const INODE_LEN_WIDE: usize = 176;
 
+/// Bytes from one time of an inode to the next; `None` for what is no inode's record.
+const fn time_step(len: usize) -> Option<usize> {
+    match len {
+        INODE_LEN => Some(12),
+        INODE_LEN_WIDE => Some(16),
+        _ => None,
+    }
+}
+
+/// Where an inode's times begin.
+const TIMES: usize = 80;
 /// Content stands in INLINE records.
 const INODE_INLINE: u32 = 1;
 /// There are XATTR records.
@@ -23,49 +36,47 @@ const INODE_XATTRS: u32 = 2;
 /// 16 size u64    24 blocks u64  32 rdev u64    40 version u64
 /// 48 parent u64  56 entries u64 64 generation u32  68 flags u32
 /// 72 project u32 76 internal u32 (1: inline, 2: xattrs)
-/// 80 atime, 96 mtime, 112 ctime, 128 btime: i64 seconds, u32 nanoseconds, u32 zero
-/// 144 zero [32]
+/// 80 atime, 92 mtime, 104 ctime, 116 btime: i64 seconds, u32 nanoseconds
 /// ```
-#[must_use]
-pub fn encode_inode(attr: &Attr) -> [u8; INODE_LEN] {
-    let mut b = [0; INODE_LEN];
-    put_u32(&mut b, 0, attr.mode);
-    put_u32(&mut b, 4, attr.nlink);
-    put_u32(&mut b, 8, attr.uid);
-    put_u32(&mut b, 12, attr.gid);
-    put_u64(&mut b, 16, attr.size);
-    put_u64(&mut b, 24, attr.blocks);
-    put_u64(&mut b, 32, attr.rdev);
-    put_u64(&mut b, 40, attr.version);
-    put_u64(&mut b, 48, attr.parent);
-    put_u64(&mut b, 56, attr.entries);
-    put_u32(&mut b, 64, attr.generation);
-    put_u32(&mut b, 68, attr.flags);
-    put_u32(&mut b, 72, attr.project);
+///
+/// `len` is [`INODE_LEN`] or [`INODE_LEN_WIDE`]; so long is the record in the buffer.
+pub fn encode_inode<'b>(attr: &Attr, len: usize, out: &'b mut [u8; INODE_LEN_WIDE]) -> &'b [u8] {
+    *out = [0; INODE_LEN_WIDE];
+    let b = &mut out[..];
+    put_u32(b, 0, attr.mode);
+    put_u32(b, 4, attr.nlink);
+    put_u32(b, 8, attr.uid);
+    put_u32(b, 12, attr.gid);
+    put_u64(b, 16, attr.size);
+    put_u64(b, 24, attr.blocks);
+    put_u64(b, 32, attr.rdev);
+    put_u64(b, 40, attr.version);
+    put_u64(b, 48, attr.parent);
+    put_u64(b, 56, attr.entries);
+    put_u32(b, 64, attr.generation);
+    put_u32(b, 68, attr.flags);
+    put_u32(b, 72, attr.project);
     let internal =
         if attr.inline { INODE_INLINE } else { 0 } | if attr.has_xattrs { INODE_XATTRS } else { 0 };
-    put_u32(&mut b, 76, internal);
-    for (at, t) in [
-        (80, attr.atime),
-        (96, attr.mtime),
-        (112, attr.ctime),
-        (128, attr.btime),
-    ] {
-        put_i64(&mut b, at, t.sec);
-        put_u32(&mut b, at + 8, t.nsec);
+    put_u32(b, 76, internal);
+    let step = time_step(len).unwrap_or(0);
+    for (i, t) in [attr.atime, attr.mtime, attr.ctime, attr.btime]
+        .into_iter()
+        .enumerate()
+    {
+        put_i64(b, TIMES + i * step, t.sec);
+        put_u32(b, TIMES + i * step + 8, t.nsec);
     }
-    b
+    out.get(..len).unwrap_or(&[])
 }
 
 /// Decodes the inode record of inode `ino`. `None` for bytes that are none.
 #[must_use]
 pub fn decode_inode(ino: u64, b: &[u8]) -> Option<Attr> {
-    if b.len() != INODE_LEN {
-        return None;
-    }
-    let time = |at| Time {
-        sec: get_i64(b, at),
-        nsec: get_u32(b, at + 8),
+    let step = time_step(b.len())?;
+    let time = |i| Time {
+        sec: get_i64(b, TIMES + i * step),
+        nsec: get_u32(b, TIMES + i * step + 8),
     };
     let internal = get_u32(b, 76);
     let attr = Attr {
@@ -83,10 +94,10 @@ pub fn decode_inode(ino: u64, b: &[u8]) -> Option<Attr> {
         generation: get_u32(b, 64),
         flags: get_u32(b, 68),
         project: get_u32(b, 72),
-        atime: time(80),
-        mtime: time(96),
-        ctime: time(112),
-        btime: time(128),
+        atime: time(0),
+        mtime: time(1),
+        ctime: time(2),
+        btime: time(3),
         inline: internal & INODE_INLINE != 0,
         has_xattrs: internal & INODE_XATTRS != 0,
     };
@@ -101,9 +112,7 @@ pub fn decode_inode(ino: u64, b: &[u8]) -> Option<Attr> {
 /// that it changes, so nothing else is looked at.
 #[must_use]
 pub fn inode_charge(b: &[u8]) -> Option<(Owner, u64)> {
-    if b.len() != INODE_LEN {
-        return None;
-    }
+    time_step(b.len())?;
     let attr = Attr {
         mode: get_u32(b, 0),
         uid: get_u32(b, 8),

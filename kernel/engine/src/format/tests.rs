@@ -7,8 +7,8 @@ use super::journal::{split_record, EntryHeader, Step, Steps, ENTRY_HEADER};
 use super::key::{kind, Key, Pointer};
 use super::node;
 use super::record::{
-    decode_inode, encode_inode, name_cookie, Dirent, Extent, ExtentKind, Subvolume, Xattr,
-    COOKIE_SLOTS, DIRENT_MAX,
+    decode_inode, encode_inode, inode_charge, name_cookie, Dirent, Extent, ExtentKind, Subvolume,
+    Xattr, COOKIE_SLOTS, DIRENT_MAX, INODE_LEN, INODE_LEN_WIDE,
 };
 use super::superblock::{SuperFault, Superblock};
 use crate::testing::{effort, seed, Rng};
@@ -265,10 +265,20 @@ fn inodes_there_and_back() {
         inline: true,
         has_xattrs: true,
     };
-    assert_eq!(decode_inode(77, &encode_inode(&attr)), Some(attr));
-    let mut bad = encode_inode(&attr);
-    put_u32(&mut bad, 88, 1_000_000_000);
-    assert_eq!(decode_inode(77, &bad), None);
+    let mut buffer = [0xff; INODE_LEN_WIDE];
+    for (len, nanoseconds) in [(INODE_LEN, 100), (INODE_LEN_WIDE, 104)] {
+        let record = encode_inode(&attr, len, &mut buffer);
+        assert_eq!(record.len(), len);
+        assert_eq!(decode_inode(77, record), Some(attr));
+        assert_eq!(
+            inode_charge(record),
+            inode_charge(&buffer),
+            "the same fields"
+        );
+        assert_eq!(decode_inode(77, &buffer[..len - 4]), None);
+        put_u32(&mut buffer, nanoseconds, 1_000_000_000);
+        assert_eq!(decode_inode(77, &buffer[..len]), None);
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ use crate::cache::Pool;
 use crate::error::{Error, Result};
 use crate::format::journal::{Step, Steps, RECORD_MAX};
 use crate::format::key::{kind, Key, FIRST_SUBVOLUME, POOL_TREE};
-use crate::format::record::{decode_inode, encode_inode, Subvolume};
+use crate::format::record::{decode_inode, encode_inode, Subvolume, INODE_LEN_WIDE};
 use crate::space::{Range, Readers, Space};
 use crate::types::{Attr, ErrorPolicy, MountOptions};
 use aegisfs_platform::{
@@ -54,6 +54,8 @@ pub struct State {
     pub quota: Box<QuotaPart>,
     /// Memory of the last operation's record, for the next one's.
     pub spare: Vec<u8>,
+    /// Bytes of an inode's record on this volume.
+    pub inode_len: usize,
 }
 
 /// What the background thread sleeps on.
@@ -340,7 +342,9 @@ impl Tx<'_> {
     /// Stores an inode. Not inlined for its buffer, as `inode` is not.
     #[inline(never)]
     pub fn put_inode(&mut self, attr: &Attr) -> Result<()> {
-        self.put(Key::new(attr.ino, kind::INODE, 0), &encode_inode(attr))
+        let mut buffer = [0; INODE_LEN_WIDE];
+        let record = encode_inode(attr, self.state.inode_len, &mut buffer);
+        self.put(Key::new(attr.ino, kind::INODE, 0), record)
     }
 
     /// Applies the operation and appends its record to the journal. Gives its number plus one: the

@@ -7,10 +7,10 @@ use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::chunk::{check_page, ChunkEntry, ENTRIES};
 use crate::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE};
-use crate::format::record::Subvolume;
+use crate::format::record::{Subvolume, INODE_LEN, INODE_LEN_WIDE};
 use crate::format::superblock::{
-    SuperFault, Superblock, COMPAT_BAD_BLOCKS, COMPAT_HEALTH, INCOMPAT_KNOWN, INCOMPAT_UNDO,
-    RO_COMPAT_KNOWN, RO_COMPAT_QUOTA, TABLE_OFFSET,
+    SuperFault, Superblock, COMPAT_BAD_BLOCKS, COMPAT_HEALTH, INCOMPAT_COMPACT, INCOMPAT_KNOWN,
+    INCOMPAT_UNDO, RO_COMPAT_KNOWN, RO_COMPAT_QUOTA, TABLE_OFFSET,
 };
 use crate::space::{table_digest, Readers, Space, SpaceConfig, TablePage};
 use crate::txn::checkpoint::Checkpointer;
@@ -231,7 +231,7 @@ pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
     let space = new_space(&pool, &parts.entries, parts.pages, &sb)?;
     let mark = Journal::start(sb.journal_head, sb.journal_sequence, sb.replay_from, 0);
     let journal = Journal::new(pool.clone(), &sb, sb.journal_epoch, &mark)?;
-    let state = new_state(&pool, parts.generation, sb.replay_from)?;
+    let state = new_state(&pool, &sb, parts.generation)?;
     let wake = Wake {
         due: false,
         last_checkpoint: monotonic_ms(),
@@ -313,12 +313,18 @@ fn lock_space(space: Space) -> Result<Box<Mutex<Space>>> {
 }
 
 #[inline(never)]
-fn new_state(pool: &Arc<Pool>, generation: u64, sequence: u64) -> Result<Box<RwLock<State>>> {
+fn new_state(pool: &Arc<Pool>, sb: &Superblock, generation: u64) -> Result<Box<RwLock<State>>> {
+    let inode_len = if sb.incompat & INCOMPAT_COMPACT == 0 {
+        INODE_LEN_WIDE
+    } else {
+        INODE_LEN
+    };
     let state = State {
         spare: Vec::new(),
+        inode_len,
         trees: Trees::new(pool.clone(), generation)?,
         subvolume: Subvolume::default(),
-        sequence,
+        sequence: sb.replay_from,
         quota: new_quota()?,
     };
     Ok(try_box(RwLock::try_new(LockClass::Trees, state)?)?)
