@@ -30,8 +30,14 @@ use crate::{console, paths, ui, uml};
 /// Reports go to the console, and a kernel that has oopsed ends the VM at once.
 pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic";
 
-/// A boot takes some seconds; other work on the machine may slow it down.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
+/// A boot takes some seconds, that of the debug kernel a minute; other work on the machine may slow it
+/// down.
+fn boot_timeout(config: &Config) -> Duration {
+    Duration::from_secs(match config.kernel.choice {
+        Choice::Debug => 300,
+        Choice::Stock | Choice::Uml => 90,
+    })
+}
 /// Nothing under test runs before the VM is up: when that fails, it is emulation's fault, seldom
 /// and by chance.
 const BOOT_ATTEMPTS: u32 = 3;
@@ -163,7 +169,7 @@ impl Vm {
     /// Starts the VM and waits until it takes commands.
     pub fn boot(config: &Config) -> Result<Vm> {
         if config.kernel.choice == Choice::Uml {
-            return Self::boot_with(config, Machine::Uml, BOOT_TIMEOUT);
+            return Self::boot_with(config, Machine::Uml, boot_timeout(config));
         }
         match qemu::chosen_accelerator()? {
             Some(accelerator) => Self::boot_again_and_again(config, accelerator),
@@ -185,15 +191,16 @@ impl Vm {
 
     fn boot_again_and_again(config: &Config, accelerator: Accelerator) -> Result<Vm> {
         let machine = Machine::Qemu(accelerator);
+        let timeout = boot_timeout(config);
         for _ in 1..BOOT_ATTEMPTS {
-            match Self::boot_with(config, machine, BOOT_TIMEOUT) {
+            match Self::boot_with(config, machine, timeout) {
                 Err(error) if error.is::<BootFailure>() => {
                     ui::warn(format!("booting again: {error}"));
                 }
                 other => return other,
             }
         }
-        Self::boot_with(config, machine, BOOT_TIMEOUT)
+        Self::boot_with(config, machine, timeout)
     }
 
     fn boot_with(config: &Config, machine: Machine, timeout: Duration) -> Result<Vm> {
