@@ -68,6 +68,44 @@ def check_write_flags():
     os.close(fd)
 
 
+def check_direct_at_once():
+    """Direct I/O that must not wait does what it can at once, and says EAGAIN otherwise."""
+    if t.FUSE:
+        return
+    fd = os.open("f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    m, back = buffer(1 << 16), buffer(4096)
+    same(os.pwrite(fd, m, 0), 1 << 16)
+    block, done = memoryview(m)[:4096], {"read": 0, "write": 0}
+    for i in range(1, 200):
+        where = i % 16 * 4096
+        m[:4096] = bytes([i]) * 4096
+        try:
+            same(os.pwritev(fd, [block], where, NOWAIT), 4096)
+            done["write"] += 1
+        except BlockingIOError:
+            same(os.pwrite(fd, block, where), 4096)
+        try:
+            same(os.preadv(fd, [back], where, NOWAIT), 4096)
+            done["read"] += 1
+        except BlockingIOError:
+            same(os.preadv(fd, [back], where), 4096)
+        same(back[:], bytes([i]) * 4096)
+    assert done["read"] and done["write"], done
+    with refused(errno.EAGAIN):
+        os.pwritev(fd, [block], 1 << 20, NOWAIT)
+    same(os.fstat(fd).st_size, 1 << 16)
+    os.fsync(fd)
+    # What is asked for ahead, in many small pieces, is what is read.
+    call(221, fd, 0, 0, 4)
+    cached = os.open("f", os.O_RDONLY)
+    for where in range(0, 1 << 16, 4096):
+        os.posix_fadvise(cached, where, 4096, os.POSIX_FADV_WILLNEED)
+    for i in range(184, 200):
+        same(os.pread(cached, 4096, i % 16 * 4096), bytes([i]) * 4096)
+    os.close(cached)
+    os.close(fd)
+
+
 def check_direct():
     size = 1 << 20
     fd = os.open("f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
