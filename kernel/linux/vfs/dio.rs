@@ -84,10 +84,7 @@ fn reserve_at_once(inode: &Inode, context: &mut Context<'_>, range: &Range<u64>)
     }
     let there = fs.map_in_memory(inode.ino(), range.start, blocks);
     // Another write may be going to unwritten space.
-    if !matches!(
-        there,
-        Ok(Some(Mapping::Data { .. } | Mapping::Hole { .. }))
-    ) {
+    if !matches!(there, Ok(Some(Mapping::Data { .. } | Mapping::Hole { .. }))) {
         return Err(EAGAIN);
     }
     let missing = blocks.saturating_sub(context.reserved);
