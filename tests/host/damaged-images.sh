@@ -31,9 +31,29 @@ walk() {
 	unmount_volume "$mnt"
 }
 
-# A root directory that is not found (its node's keys lie elsewhere) is told by the mount.
-"$AEGIS_BIN/aegisfs_sim" damage --seed 8155 --first 310 --images 1 --out "$tmp/images" >/dev/null
-walk "$tmp/images/310-4.repaired"
+# A volume whose journal deletes the root directory has none: the mount says so.
+image=$tmp/images/rootless
+mkfs.aegisfs -q "$image" 64M
+mount_volume "$image" "$mnt"
+echo something >"$mnt/file"
+sync "$mnt/file"
+kill -KILL "$(server_of "$mnt")"
+umount "$mnt"
+python3 - "$image" <<'EOF'
+import struct, sys, zlib
+
+with open(sys.argv[1], "r+b") as image:
+    disk = image.read()
+    entries = [at for at in range(0, len(disk), 4096) if disk[at:at + 4] == b"AGjl"]
+    at = max(entries, key=lambda at: struct.unpack_from("<Q", disk, at + 32))
+    step = struct.pack("<BBHIQQ", 2, 1, 0, 256, 1, 0)
+    entry = bytearray(disk[at:at + 64] + struct.pack("<I", len(step)) + step)
+    struct.pack_into("<II", entry, 48, 1, len(entry))
+    struct.pack_into("<I", entry, 4, zlib.crc32(entry[8:]))
+    image.seek(at)
+    image.write(entry)
+EOF
+walk "$image"
 [[ $found == *"root directory"* ]] || fail "no root directory: $found"
 
 declare -A original=()
