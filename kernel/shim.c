@@ -471,13 +471,17 @@ bool aegisfs_may_wait_for_io(void)
 
 /*
  * Requests that are still plugged when a task sleeps are dispatched by a
- * worker, which is a switch of tasks more. Whoever plugged finds it done.
+ * worker, which is a switch of tasks more. Whoever plugged finds it done. How
+ * it went stands in the bio, whose owner keeps what is private there.
  */
 void aegisfs_submit_bio_wait(struct bio *bio)
 {
+	void *private = bio->bi_private;
+
 	if (current->plug)
 		blk_finish_plug(current->plug);
 	submit_bio_wait(bio);
+	bio->bi_private = private;
 }
 
 int aegisfs_fadvise(struct file *file, loff_t offset, loff_t len, int advice)

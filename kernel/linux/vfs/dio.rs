@@ -5,7 +5,7 @@
 use super::inode::Inode;
 use super::map::{blocks_of, READ_OPS};
 use super::quota::Pin;
-use super::read::submit_direct;
+use super::read::{is_last, submit_direct};
 use super::reserve::with_space;
 use super::writeback::{self, Patience};
 use crate::linux::ffi::bindings;
@@ -131,11 +131,10 @@ unsafe extern "C" fn submit(iter: *const bindings::iomap_iter, bio: *mut binding
         };
         context.reserved = left;
         inode.state().in_flight.fetch_add(blocks, Ordering::Release);
-        let end = ioend.offset().saturating_add(u64::from(ioend.payload()));
-        let last = end >= ((*iter).pos as u64).saturating_add((*iter).len);
-        let patience = match context.waits && last {
-            true => Patience::Device,
-            false => Patience::None,
+        let patience = if context.waits && is_last(iter, bio, pos) {
+            Patience::Device
+        } else {
+            Patience::None
         };
         // An error has ended the I/O already, and is part of the result.
         let _ = writeback::start(ioend, patience);

@@ -251,7 +251,11 @@ unsafe fn prepare(
 ///
 /// # Safety
 /// iomap has filled the bio from this iterator's mapping.
-unsafe fn is_last(iter: *const bindings::iomap_iter, bio: *const bindings::bio, pos: i64) -> bool {
+pub(super) unsafe fn is_last(
+    iter: *const bindings::iomap_iter,
+    bio: *const bindings::bio,
+    pos: i64,
+) -> bool {
     // SAFETY: By contract.
     unsafe {
         let end = (pos as u64).saturating_add(u64::from((*bio).bi_iter.bi_size));
@@ -265,13 +269,9 @@ unsafe fn is_last(iter: *const bindings::iomap_iter, bio: *const bindings::bio, 
 /// # Safety
 /// `ioend` is from [`prepare`] and not submitted; it is gone after this.
 unsafe fn read_here(ioend: Ioend) {
-    let bio = ioend.bio();
     // SAFETY: By contract; what carries the `ReadIo` is complete when it runs.
     unsafe {
-        let private = (*bio).bi_private;
-        // The bio says how it went.
-        bindings::aegisfs_submit_bio_wait(bio);
-        (*bio).bi_private = private;
+        bindings::aegisfs_submit_bio_wait(ioend.bio());
         ReadIo::run(ioend.private().cast());
     }
 }

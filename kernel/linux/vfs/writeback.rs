@@ -394,10 +394,7 @@ fn submit(io: KBox<WriteIo>, patience: Patience) {
                 bindings::aegisfs_bio_clear_complete_in_task(bio);
                 ioend.set_sector(offset >> SECTOR_SHIFT);
                 if patience == Patience::Device {
-                    let private = (*bio).bi_private;
-                    // The bio says how it went.
                     bindings::aegisfs_submit_bio_wait(bio);
-                    (*bio).bi_private = private;
                     if WriteIo::put(this, device_error(this, bio)) {
                         WriteIo::run(this);
                     }
