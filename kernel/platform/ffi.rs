@@ -86,6 +86,28 @@ pub fn crc32(seed: u32, data: &[u8]) -> u32 {
     }
 }
 
+/// Bytes that [`crc32_shared`] copies at a time: little, since kernel stacks are small.
+const COPIED: usize = 64;
+
+/// The [`crc32`] of bytes that others may write to meanwhile, which makes the result worthless and
+/// has no other effect. They are a multiple of 64.
+///
+/// # Safety
+/// `data` is readable.
+#[must_use]
+pub unsafe fn crc32_shared<const N: usize>(data: *const [u8; N]) -> u32 {
+    const { assert!(N % COPIED == 0) }
+    // SAFETY: By contract. No reference is made to bytes that may change: C reads them, or they are
+    // copied first.
+    unsafe {
+        if aegisfs_crc32_is_fast() {
+            return !crc32_le(!0, data.cast(), N);
+        }
+        let pieces = data.cast::<[u8; COPIED]>();
+        (0..N / COPIED).fold(0, |crc, i| crc32(crc, &pieces.add(i).read()))
+    }
+}
+
 extern "C" {
     fn aegisfs_may_log() -> bool;
 }

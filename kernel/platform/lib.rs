@@ -17,7 +17,7 @@ mod lock;
 mod log;
 mod vec;
 
-pub use ffi::{crc32, monotonic_ms, now, random_bytes, NofsScope};
+pub use ffi::{crc32, crc32_shared, monotonic_ms, now, random_bytes, NofsScope};
 pub use lock::{CondVar, LockClass, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use log::{log, LogLevel};
 pub use vec::Vec;

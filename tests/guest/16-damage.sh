@@ -72,6 +72,23 @@ for i in range(256):
         print(i)
 PY
 )"
+python3 - << 'PY'
+# Among others, into memory in which the damaged content must not stay.
+import mmap, os
+fd = os.open("data", os.O_RDONLY | os.O_DIRECT)
+good = open("/tmp/data", "rb").read()
+memory = mmap.mmap(-1, 16 * 4096)
+memory.write(b"x" * len(memory))
+try:
+    done = os.preadv(fd, [memory], 96 * 4096)
+    assert done <= 4 * 4096, done
+except OSError as e:
+    assert e.errno == 5, e
+for i in range(16):
+    there, right = memory[i * 4096:(i + 1) * 4096], good[(96 + i) * 4096:(97 + i) * 4096]
+    clean = [bytes(4096), b"x" * 4096]
+    assert there in (clean if i == 4 else clean + [right]), (i, there[:16])
+PY
 grep -q "aegisfs.*inode.*byte $((100 * 4096))" <<< "$(log_since)" || die "not in the log: $(log_since)"
 # A partial write cannot make it whole, a whole one can.
 refused "Input/output error" dd if=/dev/zero of=data bs=100 count=1 seek=4096 conv=notrunc
@@ -99,6 +116,13 @@ if mkfs --data-replicas 2 2> /dev/null || mkfs --data mirror 2> /dev/null; then
 	mark
 	cmp data /tmp/data || die "after healing"
 	grep -q checksum <<< "$(log_since)" && die "it was not healed: $(log_since)"
+	at=$(place data 9)
+	cd /
+	unmount_volume
+	flip $((at + 99))
+	mount_volume
+	cd "$MNT"
+	dd if=data iflag=direct bs=1M status=none | cmp - /tmp/data || die "directly, the other copy was not used"
 	cd /
 	checked
 else

@@ -148,6 +148,49 @@ def check_direct():
     os.close(fd)
 
 
+def check_direct_memory():
+    """Direct reads into memory of every kind, also such that changes meanwhile."""
+    size = 1 << 18
+    content = b"".join(b"%08d" % i * 512 for i in range(size >> 12))
+    write("f", content)
+    fd = os.open("f", os.O_RDONLY | os.O_DIRECT)
+    os.fsync(fd)
+    room = buffer(size + 4096)
+    memory = memoryview(room)
+    for begin in [0, 512, 2048, 4096]:
+        memory[:] = b"x" * len(memory)
+        same(os.preadv(fd, [memory[begin:begin + size]], 0), size)
+        same(bytes(memory[begin:begin + size]), content)
+        same(bytes(memory[:begin]), b"x" * begin)
+    # In parts that no block fits into, and in such that two do.
+    for part in [512, 8192]:
+        parts = [memory[at:at + part] for at in reversed(range(0, 1 << 17, part))]
+        same(os.preadv(fd, parts, 4096), 1 << 17)
+        same(b"".join(parts), content[4096:4096 + (1 << 17)])
+    # Two blocks into the same memory: it is one of them.
+    same(os.preadv(fd, [memory[:4096], memory[:4096]], 0), 8192)
+    assert bytes(memory[:4096]) in (content[:4096], content[4096:8192]), bytes(memory[:16])
+    # A thread that scribbles gets what it deserves, but no error; nobody else notices.
+    stop = threading.Event()
+
+    def scribble():
+        while not stop.is_set():
+            for at in range(0, size, 4096):
+                room[at] = 255
+
+    thread = threading.Thread(target=scribble)
+    thread.start()
+    try:
+        for _ in range(100):
+            same(os.preadv(fd, [memory[:size]], 0), size)
+    finally:
+        stop.set()
+        thread.join()
+    same(os.preadv(fd, [memory[:size]], 0), size)
+    same(bytes(memory[:size]), content)
+    os.close(fd)
+
+
 def check_append_races():
     def work(c):
         fd = os.open("f", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -65,27 +65,24 @@ pub(crate) unsafe fn for_each_folio<F: FnMut(FolioRange<'_>)>(bio: *mut bindings
     }
 }
 
-unsafe extern "C" fn segment_trampoline<F: FnMut(&mut [u8])>(
+unsafe extern "C" fn segment_trampoline<F: FnMut(*mut u8, usize)>(
     ctx: *mut c_void,
     data: *mut c_void,
     len: usize,
 ) {
-    // SAFETY: `for_each_segment` passes its closure; the bytes are the caller's by its contract.
-    unsafe {
-        let f = &mut *ctx.cast::<F>();
-        f(core::slice::from_raw_parts_mut(data.cast(), len));
-    }
+    // SAFETY: `for_each_raw_segment` passes its closure, which outlives the call.
+    unsafe { (*ctx.cast::<F>())(data.cast(), len) }
 }
 
-/// Calls `f` for each contiguous piece of the payload of `bio` from `start` on.
+/// Calls `f` with address and length of each contiguous piece of the payload of `bio` from `start`
+/// on. The bytes are mapped, and may be anybody's.
 ///
 /// `start` is what `bi_iter` was when the bio was submitted: it is consumed when the bio is
 /// complete, and the table's own count counts other things on bounced reads.
 ///
 /// # Safety
-/// The table of the bio is as it was at submission, and nobody writes to its pages meanwhile (nor
-/// reads them, where `f` writes).
-pub(crate) unsafe fn for_each_segment<F: FnMut(&mut [u8])>(
+/// The table of the bio is as it was at submission.
+pub(crate) unsafe fn for_each_raw_segment<F: FnMut(*mut u8, usize)>(
     bio: *mut bindings::bio,
     start: bindings::bvec_iter,
     mut f: F,
@@ -98,6 +95,23 @@ pub(crate) unsafe fn for_each_segment<F: FnMut(&mut [u8])>(
             Some(segment_trampoline::<F>),
             core::ptr::from_mut(&mut f).cast(),
         );
+    }
+}
+
+/// As [`for_each_raw_segment`], for bytes that do not change.
+///
+/// # Safety
+/// As there, and nobody writes to the pages meanwhile.
+pub(crate) unsafe fn for_each_segment(
+    bio: *mut bindings::bio,
+    start: bindings::bvec_iter,
+    mut f: impl FnMut(&[u8]),
+) {
+    // SAFETY: By contract: mapped bytes that nobody writes to.
+    unsafe {
+        for_each_raw_segment(bio, start, |data, len| {
+            f(core::slice::from_raw_parts(data, len));
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Direct reads and writes. Both go through a bounce buffer: a write's checksum must be that of the
-//! bytes that the device gets, and a reader must not see bytes that were not verified.
+//! Direct reads and writes. Writes go through a bounce buffer, for the checksum must be that of the bytes
+//! that the device gets. Reads do where a block would have parts in two places of the reader's memory.
 
 use super::inode::Inode;
 use super::map::{blocks_of, READ_OPS};
@@ -230,12 +230,16 @@ pub(super) unsafe fn read(
                 None => iocb.cast(),
                 Some(_) => null_mut(),
             };
+            let mut flags = bindings::IOMAP_DIO_FSBLOCK_ALIGNED;
+            if bindings::iov_iter_alignment(to) as u64 & BLOCK_MASK != 0 {
+                flags |= bindings::IOMAP_DIO_BOUNCE;
+            }
             bindings::iomap_dio_rw(
                 iocb,
                 to,
                 READ_OPS.get(),
                 READ_DIO_OPS.get(),
-                bindings::IOMAP_DIO_FSBLOCK_ALIGNED | bindings::IOMAP_DIO_BOUNCE,
+                flags,
                 waits,
                 0,
             )

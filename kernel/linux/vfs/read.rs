@@ -5,15 +5,18 @@
 //! compares each block with the checksum that the file now has for the place that was read. Where
 //! they differ, or the file has moved on, the engine reads that block again, from any replica, with
 //! a mapping of now. What it cannot give is an error for that block and no other.
+//!
+//! A direct read fills the reader's own memory, to which others of its threads may write: then
+//! the checksum differs, and the block is read again for nothing.
 
 use super::inode::Inode;
 use super::map::{read_map, ReadMap, BLOCK, READ_OPS};
 use crate::linux::ffi::bindings;
-use crate::linux::ffi::bio::{bio_error, for_each_folio, for_each_segment, FolioRange, Ioend};
+use crate::linux::ffi::bio::{bio_error, for_each_folio, for_each_raw_segment, FolioRange, Ioend};
 use crate::linux::ffi::table::{CStruct, Table};
 use crate::linux::ffi::task::{Runnable, Work};
 use aegisfs_engine::{DeviceEvent, Error, BLOCK_SHIFT, BLOCK_SIZE};
-use aegisfs_platform::{crc32, log, LogLevel, NofsScope};
+use aegisfs_platform::{crc32, crc32_shared, log, LogLevel, NofsScope, Vec};
 use core::mem::offset_of;
 use core::ptr::null_mut;
 use kernel::alloc::{flags::GFP_KERNEL, KBox};
@@ -78,6 +81,33 @@ impl<'a> Verifier<'a> {
             return Ok(());
         }
         reread(self.inode, block, data)
+    }
+
+    /// As [`Verifier::check`], in memory that others may write to. Where there is no right content,
+    /// what is there is cleared.
+    ///
+    /// # Safety
+    /// `data` is writable, and no Rust reference to it is in use.
+    unsafe fn check_shared(&mut self, block: u64, data: *mut [u8; BLOCK_SIZE]) -> Result {
+        // SAFETY: By contract.
+        if self.sum(block) == Some(unsafe { crc32_shared(data) }) {
+            return Ok(());
+        }
+        let mut copy = Vec::new();
+        let result = match copy.try_resize(BLOCK_SIZE, 0) {
+            Ok(()) => reread(self.inode, block, &mut copy),
+            Err(_) => Err(ENOMEM),
+        };
+        // SAFETY: By contract; the copy, which is the kernel's own memory, has a block.
+        unsafe {
+            if result.is_ok() {
+                data.cast::<u8>()
+                    .copy_from_nonoverlapping(copy.as_ptr(), BLOCK_SIZE);
+            } else {
+                data.write_bytes(0, 1);
+            }
+        }
+        result
     }
 }
 
@@ -178,11 +208,12 @@ impl ReadIo {
         if self.ioend.is_direct() {
             let mut block = first;
             let mut error = 0;
-            // SAFETY: Complete; a bounce buffer that nobody else has. The last use of the ioend.
+            // SAFETY: Complete; the reader's pinned memory, or a bounce buffer. Last use of the ioend.
             unsafe {
-                for_each_segment(bio, self.start, |segment| {
-                    for data in segment.chunks_exact_mut(BLOCK_SIZE) {
-                        if let Err(e) = verifier.check(block, data) {
+                for_each_raw_segment(bio, self.start, |data, len| {
+                    for at in (0..len).step_by(BLOCK_SIZE) {
+                        // `dio` sees to it that no block has parts in two places.
+                        if let Err(e) = verifier.check_shared(block, data.add(at).cast()) {
                             error = e.to_errno();
                         }
                         block = block.saturating_add(1);
@@ -430,9 +461,8 @@ pub(super) unsafe extern "C" fn readahead(control: *mut bindings::readahead_cont
 
 // ---- direct
 
-/// Submits a bio of a direct read, which goes through a bounce buffer: the reader's memory sees
-/// verified bytes only. The last bio of a reader that waits anyway (the iterator's `private` is not
-/// null) is waited for and verified here.
+/// Submits a bio of a direct read. The last one of a reader that waits anyway (the iterator's
+/// `private` is not null) is waited for and verified here.
 pub(super) unsafe extern "C" fn submit_direct(
     iter: *const bindings::iomap_iter,
     bio: *mut bindings::bio,
