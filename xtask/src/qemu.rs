@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use aegisfs_guest::proto;
 use anyhow::{bail, ensure, Context, Result};
 
-use crate::vm::{make_sparse, Config, Disk, COMMAND_LINE};
+use crate::vm::{make_allocated, make_sparse, Config, Disk, COMMAND_LINE};
 use crate::{paths, ui};
 
 /// Emulation translates code once for each virtual address and executes every mitigation in
@@ -100,20 +100,28 @@ pub fn arguments(
     let mut disks = vec![(
         "aegis-root".to_owned(),
         format!(
-            "file.driver=file,file.filename={},file.locking=off,format=raw,snapshot=on,cache=unsafe",
+            "file.driver=file,file.filename={},file.locking=off,format=raw,snapshot=on,cache=unsafe,\
+             discard=unmap",
             escape(&root)
         ),
     )];
     for (index, disk) in config.disks.iter().enumerate() {
         let number = index + 1;
+        let scratch = directory.join(format!("disk{number}.img"));
+        let scratch_source = format!(
+            "file={},format=raw,cache=unsafe",
+            escape(&scratch.display().to_string())
+        );
+        let mut discard = "unmap";
         let source = match disk {
             Disk::Scratch { size } => {
-                let path = directory.join(format!("disk{number}.img"));
-                make_sparse(&path, *size)?;
-                format!(
-                    "file={},format=raw,cache=unsafe",
-                    escape(&path.display().to_string())
-                )
+                make_sparse(&scratch, *size)?;
+                scratch_source
+            }
+            Disk::Allocated { size } => {
+                make_allocated(&scratch, *size)?;
+                discard = "ignore";
+                scratch_source
             }
             Disk::File { path, read_only } => {
                 ensure!(
@@ -136,10 +144,11 @@ pub fn arguments(
                 )
             }
         };
-        disks.push((format!("aegis-disk{number}"), source));
+        let serial = format!("aegis-disk{number}");
+        disks.push((serial, format!("discard={discard},{source}")));
     }
     for (serial, source) in disks {
-        let drive = format!("if=none,id={serial},discard=unmap,{source}");
+        let drive = format!("if=none,id={serial},{source}");
         let device = format!("virtio-blk-pci,drive={serial},serial={serial}");
         arguments.extend([
             "-drive".into(),

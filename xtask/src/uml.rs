@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{ensure, Result};
 
-use crate::vm::{make_sparse, Config, Disk, COMMAND_LINE};
+use crate::vm::{make_allocated, make_sparse, Config, Disk, COMMAND_LINE};
 
 /// Where the memory of the VM lives, as a file.
 pub const MEMORY: &str = "/dev/shm";
@@ -49,6 +49,11 @@ pub fn arguments(config: &Config, directory: &Path) -> Result<Vec<OsString>> {
                 let path = directory.join(format!("disk{number}.img"));
                 make_sparse(&path, *size)?;
                 (path, "d")
+            }
+            Disk::Allocated { size } => {
+                let path = directory.join(format!("disk{number}.img"));
+                make_allocated(&path, *size)?;
+                (path, "dt")
             }
             Disk::File { path, read_only } => {
                 ensure!(path.exists(), "{} does not exist", path.display());

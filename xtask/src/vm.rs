@@ -52,6 +52,9 @@ const RUN_PREFIX: &str = "aegisfs-vm-";
 pub enum Disk {
     /// Empty, and gone with the VM.
     Scratch { size: u64 },
+    /// As `Scratch`, but the host has all of its blocks from the start, as a real disk has, and keeps
+    /// them: discards do nothing.
+    Allocated { size: u64 },
     /// A file of the host, by its absolute path.
     File { path: PathBuf, read_only: bool },
     /// A file of the host; every write and flush is also recorded in a log (see `write_log`).
@@ -491,7 +494,7 @@ fn directories(config: &Config, own: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![own.to_owned()];
     for disk in &config.disks {
         let files: &[&PathBuf] = match disk {
-            Disk::Scratch { .. } => &[],
+            Disk::Scratch { .. } | Disk::Allocated { .. } => &[],
             Disk::File { path, .. } => &[path],
             Disk::Logged { path, log } => &[path, log],
         };
@@ -507,4 +510,11 @@ pub fn make_sparse(path: &Path, size: u64) -> Result<()> {
     let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
     file.set_len(size)
         .with_context(|| format!("make {} {size} bytes long", path.display()))
+}
+
+/// A file without holes.
+pub fn make_allocated(path: &Path, size: u64) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
+        .with_context(|| format!("allocate {size} bytes for {}", path.display()))
 }

@@ -5,8 +5,8 @@
 //! The scripts of `tests/bench` do the work. In every round each script runs on every filesystem,
 //! one after the other on the same disk, and who begins changes: an emulated or busy machine's
 //! times mean little, but ratios of work done side by side do. What counts is the median of the
-//! rounds. The disks are files in memory where they fit, and a flush costs nothing there: the
-//! rows show processor time and waiting of the filesystems, not the speed of a disk.
+//! rounds. The disks are files in memory where they fit, all of it there from the start, and a flush costs
+//! nothing: the rows show processor time and waiting of the filesystems, not the speed of a disk.
 
 mod contender;
 mod on_host;
@@ -177,12 +177,12 @@ pub fn main(options: &Options) -> Result<()> {
             read_only: true,
         };
         let mut disks = vec![
-            Disk::Scratch { size: disk_size },
+            Disk::Allocated { size: disk_size },
             file(&trees.part()),
             file(&repository),
         ];
         if aged {
-            disks.extend(Contender::IN_KERNEL.map(|_| Disk::Scratch {
+            disks.extend(Contender::IN_KERNEL.map(|_| Disk::Allocated {
                 size: AGED_DISK_SIZE,
             }));
         }

@@ -11,7 +11,7 @@ use anyhow::{bail, ensure, Context, Result};
 
 use super::contender::Contender;
 use super::SCRIPT_TIMEOUT;
-use crate::vm::make_sparse;
+use crate::vm::make_allocated;
 use crate::{host, paths, stage, ui};
 
 const PACKAGES: &[&str] = &[
@@ -49,7 +49,7 @@ impl Host {
             part,
             repository,
         };
-        make_sparse(&host.disk(), disk_size)?;
+        make_allocated(&host.disk(), disk_size)?;
         for (name, built) in stage::TOOLS {
             symlink(paths::tools().join(built), programs.join(name))?;
         }
