@@ -63,6 +63,10 @@ pub struct Options {
 }
 
 pub fn main(options: &Options) -> Result<ExitCode> {
+    ensure!(
+        options.kernel != Choice::Uml || options.volatile == 0,
+        "only QEMU knows what a disk was given: User-mode Linux needs --volatile 0"
+    );
     let testbed = Testbed::prepare(options.kernel, options.fs.demand())?;
     let mut report = Report::default();
     let cuts = Cuts::new(&testbed, options.fs, options.seed)?;

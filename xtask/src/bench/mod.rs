@@ -188,15 +188,10 @@ pub fn main(options: &Options) -> Result<()> {
         }
         let shape = Shape {
             memory_mib: MEMORY_MIB,
-            // A second processor would spin, for locks whose holder waits for a processor of the
-            // host.
-            cpus: options.cpus.unwrap_or(match options.kernel {
-                Choice::Uml => 1,
-                _ => 2,
-            }),
             ..Shape::default()
         };
         let mut config = testbed.config(&shape, disks);
+        config.cpus = options.cpus.unwrap_or(config.cpus);
         config.directory = memory_for(total);
         let release = testbed.kernel.release.clone();
         let guest = Ground::Guest {
