@@ -89,6 +89,15 @@ impl BlockDevice for KernelDevice {
         Ok(())
     }
 
+    fn write_durable(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.writable()?;
+        if aligned(data) {
+            return io(self.bdev.write(core::iter::once((offset, data)), true));
+        }
+        let copy = Vec::try_from_slice(data)?;
+        io(self.bdev.write(core::iter::once((offset, &copy[..])), true))
+    }
+
     fn write_barrier(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.writable()?;
         if aligned(data) {

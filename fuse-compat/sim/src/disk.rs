@@ -352,6 +352,18 @@ impl Inner {
         Ok(())
     }
 
+    /// Writes with FUA.
+    fn force(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        self.write(offset, data)?;
+        // A disk that ignores flushes ignores this too.
+        let faults = self.faults;
+        if !self.hit(faults.ignored_flush) {
+            let request = self.requests;
+            self.note(Event::Forced(request));
+        }
+        Ok(())
+    }
+
     fn note(&mut self, event: Event) {
         if let Some(log) = self.log.as_mut() {
             log.push(event);
@@ -425,18 +437,16 @@ impl BlockDevice for SimDisk {
         self.inner().write(offset, data)
     }
 
+    fn write_durable(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.dawdle();
+        self.inner().force(offset, data)
+    }
+
     fn write_barrier(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.dawdle();
         let mut inner = self.inner();
         inner.flush()?;
-        inner.write(offset, data)?;
-        // A disk that ignores flushes ignores this too.
-        let faults = inner.faults;
-        if !inner.hit(faults.ignored_flush) {
-            let request = inner.requests;
-            inner.note(Event::Forced(request));
-        }
-        Ok(())
+        inner.force(offset, data)
     }
 
     fn flush(&self) -> Result<()> {

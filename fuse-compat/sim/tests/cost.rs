@@ -78,6 +78,11 @@ impl BlockDevice for CountingDisk {
         self.disk.write_many(ops)
     }
 
+    fn write_durable(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.wrote(data.len());
+        self.disk.write_durable(offset, data)
+    }
+
     fn write_barrier(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.wrote(data.len());
         self.counts.flushes.fetch_add(1, Relaxed);

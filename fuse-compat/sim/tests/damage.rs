@@ -24,7 +24,7 @@ fn no_fault_is_silent() {
         assert!(cell.silent.is_empty(), "{cell:?}");
         let data = cell.kind.starts_with("file data");
         if data && cell.copies != "one request" {
-            assert_eq!(cell.detected, cell.tries, "{cell:?}");
+            assert!(cell.detected + cell.shortened >= cell.tries, "{cell:?}");
         }
         if cell.kind == "file data, mirrored" && cell.copies == "one copy" {
             assert_eq!(cell.healed, cell.tries, "{cell:?}");

@@ -65,6 +65,15 @@ pub trait BlockDevice: Send + Sync {
         Ok(())
     }
 
+    /// Writes `data` at `offset` durably, and nothing else (`REQ_FUA`).
+    ///
+    /// # Errors
+    /// As [`BlockDevice::write`].
+    fn write_durable(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.write(offset, data)?;
+        self.flush()
+    }
+
     /// Makes durable everything written before, then writes `data` at `offset` durably
     /// (`REQ_PREFLUSH | REQ_FUA`).
     ///
@@ -72,8 +81,7 @@ pub trait BlockDevice: Send + Sync {
     /// As [`BlockDevice::write`].
     fn write_barrier(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.flush()?;
-        self.write(offset, data)?;
-        self.flush()
+        self.write_durable(offset, data)
     }
 
     /// Makes durable everything written before.

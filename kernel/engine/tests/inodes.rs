@@ -19,8 +19,8 @@ fn volume(compact: bool, quota: bool) -> Ram {
         for offset in (0..2).flat_map(|slot| Superblock::slot_offsets(size, slot)) {
             let block = &mut disk[offset as usize..][..BLOCK_SIZE];
             if let Ok(mut superblock) = Superblock::decode(block) {
-                assert_eq!(superblock.incompat, INCOMPAT_COMPACT, "of a new volume");
-                superblock.incompat = 0;
+                assert_ne!(superblock.incompat & INCOMPAT_COMPACT, 0, "of a new volume");
+                superblock.incompat &= !INCOMPAT_COMPACT;
                 superblock.encode(block);
             }
         }

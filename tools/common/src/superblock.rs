@@ -3,8 +3,8 @@
 
 use crate::device::FileDevice;
 use aegisfs_engine::format::superblock::{
-    SuperFault, Superblock, COMPAT_BAD_BLOCKS, INCOMPAT_COMPACT, INCOMPAT_SHARED, INCOMPAT_SHIFT,
-    RO_COMPAT_QUOTA,
+    SuperFault, Superblock, COMPAT_BAD_BLOCKS, INCOMPAT_AHEAD, INCOMPAT_COMPACT, INCOMPAT_SHARED,
+    INCOMPAT_SHIFT, RO_COMPAT_QUOTA,
 };
 use aegisfs_engine::{BlockDevice, BLOCK_SIZE};
 
@@ -101,6 +101,9 @@ pub fn features(superblock: &Superblock) -> Vec<&'static str> {
     }
     if superblock.incompat & INCOMPAT_COMPACT != 0 {
         names.push("compact-inodes");
+    }
+    if superblock.incompat & INCOMPAT_AHEAD != 0 {
+        names.push("journal-ahead");
     }
     names
 }

@@ -2,7 +2,7 @@
 //! Makes golden images: `PREFIX-clean.lz4`, unmounted in order, and `PREFIX-journal.lz4`, whose content
 //! is in the journal alone. Done once for each format version, and for each feature that came later:
 //! `cargo run --release -p aegisfs_fsck --example golden -- tests/golden/format-1`
-//! A second argument names the feature (`shared`, `health`, `bad-blocks`, `compact`), whose content the images have then.
+//! A second argument names the feature (`shared`, `health`, `bad-blocks`, `compact`, `ahead`), whose content the images have then.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -17,14 +17,16 @@ type Fill = fn(&Fs) -> Result<()>;
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     let prefix = std::env::args()
         .nth(1)
-        .ok_or("usage: golden PREFIX [shared|health|bad-blocks|compact]")?;
+        .ok_or("usage: golden PREFIX [shared|health|bad-blocks|compact|ahead]")?;
     let (fill, verify): (Fill, fn(&Fs)) = match std::env::args().nth(2).as_deref() {
-        None | Some("compact") => (support::fill, support::verify),
+        None | Some("compact" | "ahead") => (support::fill, support::verify),
         Some("shared") => (support::fill_shared, support::verify_shared),
         Some("health") => (support::fill_health, support::verify_health),
         Some("bad-blocks") => (support::fill, support::verify_bad_blocks),
         Some(_) => {
-            return Err("the features with images: shared, health, bad-blocks, compact".into())
+            return Err(
+                "the features with images: shared, health, bad-blocks, compact, ahead".into(),
+            )
         }
     };
     for (name, node_size, clean) in [("clean", 4096, true), ("journal", 16384, false)] {

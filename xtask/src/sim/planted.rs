@@ -78,26 +78,49 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         name: "no-flush-before-journal",
-        what: "the flush before a journal entry is left out",
+        what: "the flush before a journal entry that needs one is left out",
         changes: &[(
-            "device.rs",
-            "    /// Makes durable everything written before.\n",
-            "    /// A barrier without its first half, or its second.\n\
-             fn half_barrier(&self, offset: u64, data: &[u8]) -> Result<()> {\n\
-             if BUG {\n            self.write(offset, data)?;\n            return self.flush();\n        }\n\
-             if crate::planted(\"no-fua\") {\n            self.flush()?;\n\
-             return self.write(offset, data);\n        }\n\
-             self.write_barrier(offset, data)\n    }\n\n\
-             /// Makes durable everything written before.\n",
+            JOURNAL,
+            "                Order::After => device.write_barrier(offset, entry)?,\n",
+            "                Order::After if BUG => device.write_durable(offset, entry)?,\n\
+             Order::After => device.write_barrier(offset, entry)?,\n",
+        )],
+    },
+    Bug {
+        name: "no-flush-after-journal",
+        what: "a journal entry that was written beside its data is acknowledged before both are durable",
+        changes: &[(
+            JOURNAL,
+            "                    self.pool.flush()?;\n",
+            "                    if !BUG {\n                        self.pool.flush()?;\n                    }\n",
         )],
     },
     Bug {
         name: "no-fua",
-        what: "a journal entry is acknowledged while it is in the disk's cache",
+        what: "a journal entry without data is acknowledged while it is in the disk's cache",
         changes: &[(
             JOURNAL,
-            "device(0)?.write_barrier(offset, entry)?;",
-            "device(0)?.half_barrier(offset, entry)?;",
+            "                Order::Alone => device",
+            "                Order::Alone if BUG => device.write(offset, entry)?,\n\
+             Order::Alone => device",
+        )],
+    },
+    Bug {
+        name: "last-entry-not-doubted",
+        what: "recovery does not look whether the data of the last journal entry is there",
+        changes: &[(
+            RECOVERY,
+            "        if !replay.last_has_data(pool",
+            "        if !BUG && !replay.last_has_data(pool",
+        )],
+    },
+    Bug {
+        name: "in-place-not-waited-for",
+        what: "a journal entry does not wait for data that was written to preallocated space",
+        changes: &[(
+            JOURNAL,
+            "        inner.pending_written.in_place |= written.in_place;\n",
+            "        inner.pending_written.in_place |= written.in_place && !BUG;\n",
         )],
     },
     Bug {
@@ -214,8 +237,8 @@ const BUGS: &[Bug] = &[
         what: "recovery leaves out every fifth record",
         changes: &[(
             RECOVERY,
-            "                if first.saturating_add(n) >= from {\n",
-            "                if first.saturating_add(n) >= from && !(BUG && (first + n) % 5 == 4) {\n",
+            "        if first.saturating_add(n) >= from {\n",
+            "        if first.saturating_add(n) >= from && !(BUG && (first + n) % 5 == 4) {\n",
         )],
     },
     Bug {

@@ -83,6 +83,7 @@ pub fn journal(data: &[u8]) {
         }
         let length = usize::from(input.u16());
         let records = u32::from(input.u16());
+        let ahead = length & 1 == 1;
         let content = input.take(length.min(ENTRY_MAX - ENTRY_HEADER));
         let mut entry = vec![0; ENTRY_HEADER];
         entry.extend_from_slice(content);
@@ -92,6 +93,7 @@ pub fn journal(data: &[u8]) {
             first_record,
             records,
             length: entry.len() as u32,
+            ahead,
         };
         entry.resize(entry.len().next_multiple_of(PAGE), 0);
         head.seal(&mut entry, &sb.uuid);

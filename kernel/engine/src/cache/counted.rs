@@ -68,6 +68,11 @@ impl BlockDevice for Counted {
         self.counted(self.device.write_many(ops), DeviceEvent::WriteError)
     }
 
+    fn write_durable(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let result = self.device.write_durable(offset, data);
+        self.counted(result, DeviceEvent::WriteError)
+    }
+
     fn write_barrier(&self, offset: u64, data: &[u8]) -> Result<()> {
         let result = self.device.write_barrier(offset, data);
         self.counted(result, DeviceEvent::WriteError)

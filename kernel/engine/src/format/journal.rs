@@ -25,7 +25,8 @@ pub const RECORD_MAX: usize = ENTRY_MAX - ENTRY_HEADER - RECORD_HEADER;
 ///
 /// ```text
 /// 0 magic u32  4 crc u32 (bytes 8..length)  8 pool uuid [16]  24 epoch u64  32 sequence u64
-/// 40 first record u64  48 records u32  52 length u32 (bytes, header included)  56 zero u64
+/// 40 first record u64  48 records u32  52 length u32 (bytes, header included)
+/// 56 flags u64: bit 0 ahead
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryHeader {
@@ -39,6 +40,9 @@ pub struct EntryHeader {
     pub records: u32,
     /// Bytes, header included, without the padding to whole blocks.
     pub length: u32,
+    /// It was written without waiting for the data that its records make reachable. What a later entry
+    /// follows is complete all the same; in the last one the data has to be looked at.
+    pub ahead: bool,
 }
 
 impl EntryHeader {
@@ -51,7 +55,7 @@ impl EntryHeader {
         put_u64(entry, 40, self.first_record);
         put_u32(entry, 48, self.records);
         put_u32(entry, 52, self.length);
-        put_u64(entry, 56, 0);
+        put_u64(entry, 56, u64::from(self.ahead));
         let crc = Self::crc(entry, self.length);
         put_u32(entry, 4, crc);
     }
@@ -70,10 +74,12 @@ impl EntryHeader {
             first_record: get_u64(block, 40),
             records: get_u32(block, 48),
             length: get_u32(block, 52),
+            ahead: get_u64(block, 56) == 1,
         };
         let ok = get_u32(block, 0) == JOURNAL_MAGIC
             && get_array::<16>(block, 8) == *uuid
-            && (ENTRY_HEADER..=ENTRY_MAX).contains(&(h.length as usize));
+            && (ENTRY_HEADER..=ENTRY_MAX).contains(&(h.length as usize))
+            && get_u64(block, 56) <= 1;
         ok.then_some(h)
     }
 

@@ -44,11 +44,15 @@ pub const INCOMPAT_SHARED: u64 = 1;
 pub const INCOMPAT_SHIFT: u64 = 2;
 /// Incompatible feature: inodes have 128 bytes instead of 176. All volumes that are new have it.
 pub const INCOMPAT_COMPACT: u64 = 4;
+/// Incompatible feature: the last journal entry can be there without the data that it refers to
+/// ([`EntryHeader::ahead`](super::journal::EntryHeader::ahead)). All volumes that are new have it.
+pub const INCOMPAT_AHEAD: u64 = 8;
 /// Incompatible feature that nobody knows: repairs are being undone, and the volume is no volume until that is
 /// finished. Set and removed by `fsck.aegisfs --undo-apply` alone.
 pub const INCOMPAT_UNDO: u64 = 1 << 63;
 /// Incompatible features that this code knows.
-pub const INCOMPAT_KNOWN: u64 = INCOMPAT_SHARED | INCOMPAT_SHIFT | INCOMPAT_COMPACT;
+pub const INCOMPAT_KNOWN: u64 =
+    INCOMPAT_SHARED | INCOMPAT_SHIFT | INCOMPAT_COMPACT | INCOMPAT_AHEAD;
 /// Usage is counted for each user, group and project: every writer must keep it.
 pub const RO_COMPAT_QUOTA: u64 = 1;
 /// Features that a writer must know.

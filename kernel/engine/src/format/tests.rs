@@ -381,6 +381,7 @@ fn journal_there_and_back() {
         first_record: 100,
         records: 1,
         length: entry.len() as u32,
+        ahead: true,
     };
     header.seal(&mut entry, &[7; 16]);
     assert_eq!(EntryHeader::decode(&entry, &[7; 16]), Some(header));

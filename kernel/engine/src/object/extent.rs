@@ -463,6 +463,9 @@ impl Fs {
             birth,
             addr: [0; MAX_REPLICAS],
         };
+        if run.preallocated {
+            tx.written_in_place();
+        }
         for (a, at) in whole.addr.iter_mut().zip(&run.at) {
             *a = at.block;
             if !run.preallocated {

@@ -2,8 +2,8 @@
 //! The journal's memory side: pending records, group commit, positions in the ring.
 //!
 //! Records wait in `pending` until somebody needs them durable. Who finds nobody writing becomes the
-//! leader: it takes everything that is pending, writes it as entries with a flush before and FUA,
-//! and wakes all who waited. Records that a checkpoint made durable meanwhile are dropped unwritten.
+//! leader: it takes everything that is pending, writes it as entries ([`Order`]), and wakes all who
+//! waited. Records that a checkpoint made durable meanwhile are dropped unwritten.
 //!
 //! Invariants:
 //! 1. Entries are written one after another; entry n + 1 is not begun before n is durable. So a
@@ -16,7 +16,7 @@ use crate::cache::{count, Pool};
 use crate::error::{Error, Result};
 use crate::format::bytes::{copy, get_u32};
 use crate::format::journal::{split_record, EntryHeader, ENTRY_HEADER, ENTRY_MAX, RECORD_HEADER};
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{Superblock, INCOMPAT_AHEAD};
 use crate::types::BLOCK_SIZE;
 use aegisfs_platform::{Arc, CondVar, LockClass, Mutex, MutexGuard, Vec};
 
@@ -24,6 +24,31 @@ use aegisfs_platform::{Arc, CondVar, LockClass, Mutex, MutexGuard, Vec};
 const PENDING_SOFT: usize = 8 << 20;
 /// Pending bytes at which operations wait for a checkpoint.
 const PENDING_HARD: usize = 24 << 20;
+
+/// Blocks of data at most that recovery looks at to find out whether the last entry counts.
+const AHEAD_MAX: u64 = 1024;
+
+/// What records refer to that was written, and that nobody has made durable.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    /// Blocks that the records allocate.
+    pub blocks: u64,
+    /// Blocks that were allocated before.
+    pub in_place: bool,
+}
+
+/// When an entry is written that is to be durable with all data that its records refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// There is no such data: at once, with FUA.
+    Alone,
+    /// At once, and one flush makes both durable. Nobody goes on before: so if the entry is not the last
+    /// one, the data is there; if it is, recovery compares data and checksums, and the entry
+    /// counts when they agree.
+    Ahead,
+    /// After a flush, with FUA.
+    After,
+}
 
 /// How full the journal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +77,7 @@ struct Inner {
     pending: Vec<u8>,
     pending_first: u64,
     pending_records: u32,
+    pending_written: Written,
     /// The buffer for entries; absent while a leader writes.
     io: Vec<u8>,
     writing: bool,
@@ -72,6 +98,8 @@ pub struct Journal {
     offset: u64,
     blocks: u32,
     epoch: u64,
+    /// The format has [`Order::Ahead`].
+    ahead: bool,
 }
 
 /// What a commit came to.
@@ -87,6 +115,7 @@ struct Batch {
     bytes: Vec<u8>,
     first: u64,
     records: u32,
+    order: Order,
 }
 
 impl Journal {
@@ -100,6 +129,7 @@ impl Journal {
                     pending: Vec::new(),
                     pending_first: mark.records,
                     pending_records: 0,
+                    pending_written: Written::default(),
                     io: Vec::new(),
                     writing: false,
                     stopped: false,
@@ -114,6 +144,7 @@ impl Journal {
             offset: sb.journal_offset,
             blocks: sb.journal_blocks,
             epoch,
+            ahead: sb.incompat & INCOMPAT_AHEAD != 0,
         })
     }
 
@@ -189,7 +220,9 @@ impl Journal {
                 bytes: core::mem::take(&mut inner.pending),
                 first: inner.pending_first,
                 records: inner.pending_records,
+                order: self.order(inner.pending_written, plan.entries),
             };
+            inner.pending_written = Written::default();
             inner.pending_records = 0;
             drop(inner);
             let result = self.write(&batch, &mut io);
@@ -204,6 +237,20 @@ impl Journal {
             drop(batch);
             self.done.notify_all();
             result?;
+        }
+    }
+
+    fn order(&self, written: Written, entries: u64) -> Order {
+        match written {
+            Written {
+                blocks: 0,
+                in_place: false,
+            } => Order::Alone,
+            Written {
+                blocks: ..=AHEAD_MAX,
+                in_place: false,
+            } if self.ahead && entries == 1 => Order::Ahead,
+            _ => Order::After,
         }
     }
 
@@ -235,6 +282,7 @@ impl Journal {
                     first_record: number,
                     records,
                     length: length as u32,
+                    ahead: batch.order == Order::Ahead,
                 };
                 inner.head = (at + need) % self.blocks;
                 inner.total += u64::from(need);
@@ -243,7 +291,15 @@ impl Journal {
             };
             header.seal(entry, self.pool.uuid());
             let offset = self.offset + u64::from(at) * BLOCK_SIZE as u64;
-            self.pool.device(0)?.write_barrier(offset, entry)?;
+            let device = self.pool.device(0)?;
+            match batch.order {
+                Order::Alone => device.write_durable(offset, entry)?,
+                Order::After => device.write_barrier(offset, entry)?,
+                Order::Ahead => {
+                    device.write(offset, entry)?;
+                    self.pool.flush()?;
+                }
+            }
             count(&self.pool.stats.journal_writes);
             number += u64::from(records);
             rest = rest.get(bytes..).unwrap_or(&[]);
@@ -288,9 +344,12 @@ pub struct Room<'a>(MutexGuard<'a, Inner>);
 
 impl Room<'_> {
     /// Appends the record with number `number`, which is not longer than the room was made for. The
-    /// caller holds the trees exclusively, which keeps the records in order.
-    pub fn append(mut self, number: u64, record: &[u8]) {
+    /// device has completed writing what it refers to. The caller holds the trees exclusively, which
+    /// keeps the records in order.
+    pub fn append(mut self, number: u64, record: &[u8], written: Written) {
         let inner = &mut *self.0;
+        inner.pending_written.blocks += written.blocks;
+        inner.pending_written.in_place |= written.in_place;
         if inner.pending_records == 0 {
             inner.pending_first = number;
         }
@@ -303,6 +362,7 @@ impl Room<'_> {
 }
 
 struct Plan {
+    entries: u64,
     blocks: u64,
     largest: usize,
 }
@@ -310,6 +370,7 @@ struct Plan {
 /// How a batch will be cut into entries.
 fn plan(pending: &[u8]) -> Plan {
     let mut plan = Plan {
+        entries: 0,
         blocks: 0,
         largest: 0,
     };
@@ -317,6 +378,7 @@ fn plan(pending: &[u8]) -> Plan {
     while !rest.is_empty() {
         let (bytes, _) = take_entry(rest);
         let padded = (ENTRY_HEADER + bytes).next_multiple_of(BLOCK_SIZE);
+        plan.entries += 1;
         plan.blocks += (padded / BLOCK_SIZE) as u64;
         plan.largest = plan.largest.max(padded);
         rest = rest.get(bytes..).unwrap_or(&[]);

@@ -36,7 +36,7 @@ use aegisfs_platform::{
 use checkpoint::Checkpointer;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use health::Health;
-use journal::Journal;
+use journal::{Journal, Written};
 use quota::QuotaPart;
 
 /// The tree that all operations work on: the only subvolume so far.
@@ -207,6 +207,7 @@ impl Fs {
                     fs: self,
                     state,
                     record,
+                    written: Written::default(),
                     puts: 0,
                     frees: 0,
                     changes: Vec::new(),
@@ -254,6 +255,7 @@ pub struct Tx<'a> {
     /// The trees, exclusively.
     pub state: RwLockWriteGuard<'a, State>,
     record: Vec<u8>,
+    written: Written,
     puts: usize,
     frees: usize,
     /// References to shared blocks that come or go.
@@ -300,12 +302,18 @@ impl Tx<'_> {
         self.step(&Step::Delete { tree, key })
     }
 
-    /// Blocks that were allocated become part of a file.
+    /// Blocks that were allocated, and written if they hold data, become part of a file.
     pub fn allocated(&mut self, range: Range) -> Result<()> {
+        self.written.blocks += range.blocks;
         self.step(&Step::Allocate {
             addr: range.addr,
             blocks: range.blocks,
         })
+    }
+
+    /// Blocks that were part of the file were written.
+    pub fn written_in_place(&mut self) {
+        self.written.in_place = true;
     }
 
     /// Blocks of a file are dropped.
@@ -377,7 +385,7 @@ impl Tx<'_> {
             fs.fail("applying an operation", e);
             return Err(e);
         }
-        room.append(self.state.sequence, &self.record);
+        room.append(self.state.sequence, &self.record, self.written);
         self.state.sequence += 1;
         Ok(self.state.sequence)
     }

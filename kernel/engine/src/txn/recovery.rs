@@ -5,7 +5,8 @@
 //! does not hold. Entries follow each other in the ring with ascending numbers; the first place where
 //! the expected entry is missing is the end. An entry there that fails its checksum is a write that
 //! the crash interrupted, unless a later entry is valid: entries are written one after another, so
-//! that proves that a durable entry was damaged, and mounting is refused.
+//! that proves that a durable entry was damaged, and mounting is refused. The last entry counts only if
+//! the data is there that it refers to, where it was written without waiting for that.
 //!
 //! Nothing is written before the whole journal is applied in memory and checkpointed; a crash during
 //! recovery finds what this one found.
@@ -14,10 +15,12 @@ use super::{apply, health, is_bad_block, prepare, quota, State};
 use crate::cache::Pool;
 use crate::error::{Error, Result};
 use crate::format::journal::{split_record, EntryHeader, Step, Steps, ENTRY_HEADER, ENTRY_MAX};
+use crate::format::key::kind;
+use crate::format::record::{extent_sum, Extent, ExtentKind};
 use crate::format::superblock::Superblock;
 use crate::space::{Range, Space};
 use crate::types::BLOCK_SIZE;
-use aegisfs_platform::{log, LogLevel, Mutex, Vec};
+use aegisfs_platform::{crc32, log, LogLevel, Mutex, Vec};
 
 /// What the journal held.
 pub struct Replay {
@@ -33,6 +36,8 @@ pub struct Replay {
     pub records: u64,
     /// Ring blocks from the first to the last entry.
     pub used: u64,
+    /// Blocks of the last entry's data of which a copy is not there: where one is, and where not.
+    stale: Vec<(u64, u64)>,
 }
 
 fn read_ring(pool: &Pool, sb: &Superblock, at: u32, buf: &mut [u8]) -> Result<()> {
@@ -90,10 +95,13 @@ pub fn scan(pool: &Pool, sb: &Superblock, epoch: u64) -> Result<Replay> {
         sequence: sb.journal_sequence,
         records: sb.replay_from,
         used: 0,
+        stale: Vec::new(),
     };
     let ring = u64::from(sb.journal_blocks);
     // Number of the record after those of the last entry.
     let mut end = 0;
+    // Where the last entry was looked for, if its data is in doubt.
+    let mut last = None;
     loop {
         let mut at = replay.head;
         let mut found = entry_at(pool, sb, epoch, at, replay.sequence)?;
@@ -122,11 +130,26 @@ pub fn scan(pool: &Pool, sb: &Superblock, epoch: u64) -> Result<Replay> {
             );
             return Err(Error::Corrupt);
         }
+        let before = (replay.head, replay.sequence, replay.records);
         replay.head = (at + blocks) % sb.journal_blocks;
         replay.sequence += 1;
         replay.records = replay.records.max(next);
         replay.entries.try_push(bytes)?;
         replay.firsts.try_push(first)?;
+        last = header.ahead.then_some(before);
+    }
+    if let Some(before) = last {
+        if !replay.last_has_data(pool, sb.replay_from)? {
+            log(
+                LogLevel::Warning,
+                format_args!(
+                    "journal: the data of the last entry is not there, so it does not count"
+                ),
+            );
+            replay.entries.pop();
+            replay.firsts.pop();
+            (replay.head, replay.sequence, replay.records) = before;
+        }
     }
     Ok(replay)
 }
@@ -162,6 +185,83 @@ fn refuse_later_entries(pool: &Pool, sb: &Superblock, epoch: u64, end: u64) -> R
     Ok(())
 }
 
+/// Calls `f` with each record of an entry, the first of which is number `first`, from number `from` on.
+fn each_record(
+    entry: &[u8],
+    first: u64,
+    from: u64,
+    f: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let header = EntryHeader::decode(entry, &crate::format::bytes::get_array(entry, 8))
+        .ok_or(Error::Corrupt)?;
+    let mut rest = entry
+        .get(ENTRY_HEADER..header.length as usize)
+        .ok_or(Error::Corrupt)?;
+    for n in 0..u64::from(header.records) {
+        let (record, after) = split_record(rest).ok_or(Error::Corrupt)?;
+        if first.saturating_add(n) >= from {
+            f(record)?;
+        }
+        rest = after;
+    }
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Corrupt)
+    }
+}
+
+/// Whether all blocks of an extent that were just allocated have the right content in one replica, or one
+/// that cannot be read: a crash does not do that, and who reads the file is told. Blocks that do not have it in
+/// all go to `stale`.
+fn has_data(
+    pool: &Pool,
+    claims: &[Range],
+    extent: &[u8],
+    content: &mut [u8],
+    stale: &mut Vec<(u64, u64)>,
+) -> Result<bool> {
+    let Some(e) = Extent::decode(extent).filter(|e| e.kind == ExtentKind::Data) else {
+        return Ok(true);
+    };
+    let claimed = |addr| {
+        claims
+            .iter()
+            .any(|c| (c.addr..c.addr.saturating_add(c.blocks)).contains(&addr))
+    };
+    if !e.replicas().any(claimed) {
+        return Ok(true);
+    }
+    for i in 0..e.blocks {
+        let mut readable = true;
+        let mut is_there = |addr: u64| {
+            let block = addr.saturating_add(u64::from(i));
+            match pool.read_raw(block, content) {
+                Ok(()) => crc32(0, content) == extent_sum(extent, i),
+                Err(_) => {
+                    readable = false;
+                    false
+                }
+            }
+        };
+        let there = e.addr.map(|addr| addr != 0 && is_there(addr));
+        let Some(good) = there.iter().position(|there| *there) else {
+            if readable {
+                return Ok(false);
+            }
+            continue;
+        };
+        for (addr, there) in e.addr.iter().zip(there) {
+            if *addr != 0 && !there {
+                let good = e.addr.get(good).copied().unwrap_or_default();
+                let at = |addr: u64| addr.saturating_add(u64::from(i));
+                stale.try_push((at(good), at(*addr)))?;
+            }
+        }
+    }
+    Ok(true)
+}
+
 impl Replay {
     /// Number of entries found.
     pub fn entries(&self) -> usize {
@@ -171,20 +271,53 @@ impl Replay {
     /// Calls `f` with each record that the checkpoint does not hold.
     fn each(&self, from: u64, f: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         for (bytes, first) in self.entries.iter().zip(&self.firsts) {
-            let header = EntryHeader::decode(bytes, &crate::format::bytes::get_array(bytes, 8))
-                .ok_or(Error::Corrupt)?;
-            let mut rest = bytes
-                .get(ENTRY_HEADER..header.length as usize)
-                .ok_or(Error::Corrupt)?;
-            for n in 0..u64::from(header.records) {
-                let (record, after) = split_record(rest).ok_or(Error::Corrupt)?;
-                if first.saturating_add(n) >= from {
-                    f(record)?;
+            each_record(bytes, *first, from, f)?;
+        }
+        Ok(())
+    }
+
+    /// Whether each block that the last entry allocates and gives a content has that, in one replica at
+    /// least. Blocks of records that the checkpoint holds may have been used again.
+    #[inline(never)]
+    fn last_has_data(&mut self, pool: &Pool, from: u64) -> Result<bool> {
+        let (Some(bytes), Some(first)) = (self.entries.last(), self.firsts.last()) else {
+            return Ok(true);
+        };
+        let mut claims: Vec<Range> = Vec::new();
+        let mut content = Vec::try_filled(BLOCK_SIZE, 0)?;
+        let mut stale = Vec::new();
+        let mut all = true;
+        each_record(bytes, *first, from, &mut |record| {
+            claims.clear();
+            for step in Steps(record) {
+                if let Ok(Step::Allocate { addr, blocks }) = step {
+                    claims.try_push(Range { addr, blocks })?;
                 }
-                rest = after;
             }
-            if !rest.is_empty() {
-                return Err(Error::Corrupt);
+            for step in Steps(record) {
+                let Ok(Step::Put { key, value, .. }) = step else {
+                    continue;
+                };
+                if all && !claims.is_empty() && key.kind == kind::EXTENT {
+                    all = has_data(pool, &claims, value, &mut content, &mut stale)?;
+                }
+            }
+            Ok(())
+        })?;
+        if all {
+            self.stale = stale;
+        }
+        Ok(all)
+    }
+
+    /// Writes the copies of the last entry's data that are not there. What fails is left to whoever
+    /// reads the copy and finds it bad.
+    #[inline(never)]
+    pub fn complete_copies(&self, pool: &Pool) -> Result<()> {
+        let mut content = Vec::try_filled(BLOCK_SIZE, 0)?;
+        for &(good, stale) in &self.stale {
+            if pool.read_raw(good, &mut content).is_ok() {
+                let _ = pool.write_raw(stale, &content);
             }
         }
         Ok(())

@@ -10,8 +10,8 @@ use crate::format::chunk::{seal_page, ChunkEntry, ENTRIES};
 use crate::format::key::{Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
 use crate::format::superblock::{
-    Superblock, COMPAT_BAD_BLOCKS, HEAD_SLOTS, INCOMPAT_COMPACT, LABEL_MAX, RO_COMPAT_QUOTA,
-    TABLE_OFFSET,
+    Superblock, COMPAT_BAD_BLOCKS, HEAD_SLOTS, INCOMPAT_AHEAD, INCOMPAT_COMPACT, LABEL_MAX,
+    RO_COMPAT_QUOTA, TABLE_OFFSET,
 };
 use crate::format::{bytes, node};
 use crate::space::TablePage;
@@ -187,7 +187,7 @@ fn new_superblock(layout: &Layout, options: &FormatOptions) -> Result<Box<Superb
         label,
         compat: 0,
         ro_compat: if options.quota { RO_COMPAT_QUOTA } else { 0 },
-        incompat: INCOMPAT_COMPACT,
+        incompat: INCOMPAT_COMPACT | INCOMPAT_AHEAD,
         generation: 0,
         node_size: options.node_size,
         chunk_blocks: layout.chunk_blocks,

@@ -452,6 +452,9 @@ impl Fs {
         let mut state = self.state.write();
         replay.apply(&mut state, &self.space, sb.replay_from)?;
         drop(state);
+        if !self.read_only.load(Relaxed) {
+            replay.complete_copies(&self.pool)?;
+        }
         let journal = Journal::new(self.pool.clone(), sb, epoch, &mark)?;
         let n = replay.records - sb.replay_from;
         drop(checkpointer);
