@@ -17,11 +17,6 @@ by_size() {
 }
 
 make_volume() {
-	if [ -b "$1" ]; then
-		blkdiscard "$1"
-	else
-		fallocate --punch-hole --offset 0 --length "$(stat -c %s "$1")" "$1"
-	fi
 	case $FS in
 	ext4 | fuse2fs) mkfs.ext4 -q -F "$1" ;;
 	xfs | btrfs | aegisfs) "mkfs.$FS" -q -f "$1" ;;
