@@ -44,16 +44,15 @@ pub fn arguments(config: &Config, directory: &Path) -> Result<Vec<OsString>> {
     );
     for (index, disk) in config.disks.iter().enumerate() {
         let number = index + 1;
+        let scratch = directory.join(format!("disk{number}.img"));
         let (path, flags) = match disk {
             Disk::Scratch { size } => {
-                let path = directory.join(format!("disk{number}.img"));
-                make_sparse(&path, *size)?;
-                (path, "d")
+                make_sparse(&scratch, *size)?;
+                (scratch, "d")
             }
             Disk::Allocated { size } => {
-                let path = directory.join(format!("disk{number}.img"));
-                make_allocated(&path, *size)?;
-                (path, "dt")
+                make_allocated(&scratch, *size)?;
+                (scratch, "dt")
             }
             Disk::File { path, read_only } => {
                 ensure!(path.exists(), "{} does not exist", path.display());

@@ -211,8 +211,11 @@ impl ReadIo {
             // SAFETY: Complete; the reader's pinned memory, or a bounce buffer. Last use of the ioend.
             unsafe {
                 for_each_raw_segment(bio, self.start, |data, len| {
-                    for at in (0..len).step_by(BLOCK_SIZE) {
-                        // `dio` sees to it that no block has parts in two places.
+                    // `dio` sees to it that no block has parts in two places.
+                    if len % BLOCK_SIZE != 0 {
+                        error = EIO.to_errno();
+                    }
+                    for at in (0..len / BLOCK_SIZE).map(|i| i * BLOCK_SIZE) {
                         if let Err(e) = verifier.check_shared(block, data.add(at).cast()) {
                             error = e.to_errno();
                         }

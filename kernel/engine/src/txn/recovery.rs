@@ -251,10 +251,10 @@ fn has_data(
             }
             continue;
         };
+        let at = |addr: u64| addr.saturating_add(u64::from(i));
         for (addr, there) in e.addr.iter().zip(there) {
-            if *addr != 0 && !there {
+            if *addr != 0 && !there && claimed(at(*addr)) {
                 let good = e.addr.get(good).copied().unwrap_or_default();
-                let at = |addr: u64| addr.saturating_add(u64::from(i));
                 stale.try_push((at(good), at(*addr)))?;
             }
         }
