@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The last journal entry counts if the data is there that it refers to; of others that is known.
 
-use aegisfs_engine::format::superblock::{Superblock, INCOMPAT_AHEAD};
+use aegisfs_engine::format::superblock::INCOMPAT_AHEAD;
 use aegisfs_engine::*;
 use common::{file, pattern, Ram};
 
@@ -13,20 +13,6 @@ fn lose(ram: &Ram, content: &[u8]) {
     let mut blocks = disk.chunks_exact_mut(BLOCK_SIZE);
     let block = blocks.find(|block| *block == content);
     block.expect("the block was written")[100] ^= 1;
-}
-
-/// A volume without the feature, as those from before are.
-fn waits(ram: &Ram) {
-    let mut disk = ram.0.lock().unwrap();
-    let size = disk.len() as u64;
-    for offset in (0..2).flat_map(|slot| Superblock::slot_offsets(size, slot)) {
-        let block = &mut disk[offset as usize..][..BLOCK_SIZE];
-        if let Ok(mut superblock) = Superblock::decode(block) {
-            assert_ne!(superblock.incompat & INCOMPAT_AHEAD, 0, "of a new volume");
-            superblock.incompat &= !INCOMPAT_AHEAD;
-            superblock.encode(block);
-        }
-    }
 }
 
 fn content(fs: &Fs, name: &str, len: usize) -> Result<Vec<u8>> {
@@ -119,8 +105,7 @@ fn entries_that_waited_count() {
 
 #[test]
 fn volumes_from_before_wait() {
-    let ram = Ram::format(64 << 20, &FormatOptions::new());
-    waits(&ram);
+    let ram = Ram::format(64 << 20, &FormatOptions::new()).without(INCOMPAT_AHEAD);
     let fs = ram.mount();
     file(&fs, "data", &pattern(1, LEN));
     fs.sync().unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Inodes of both lengths: new volumes have compact ones, volumes from before go on with what they have.
 
-use aegisfs_engine::format::superblock::{Superblock, INCOMPAT_COMPACT};
+use aegisfs_engine::format::superblock::INCOMPAT_COMPACT;
 use aegisfs_engine::*;
 use common::{file, pattern, Ram};
 
@@ -13,19 +13,11 @@ fn volume(compact: bool, quota: bool) -> Ram {
         ..FormatOptions::new()
     };
     let ram = Ram::format(64 << 20, &options);
-    if !compact {
-        let mut disk = ram.0.lock().unwrap();
-        let size = disk.len() as u64;
-        for offset in (0..2).flat_map(|slot| Superblock::slot_offsets(size, slot)) {
-            let block = &mut disk[offset as usize..][..BLOCK_SIZE];
-            if let Ok(mut superblock) = Superblock::decode(block) {
-                assert_ne!(superblock.incompat & INCOMPAT_COMPACT, 0, "of a new volume");
-                superblock.incompat &= !INCOMPAT_COMPACT;
-                superblock.encode(block);
-            }
-        }
+    if compact {
+        ram
+    } else {
+        ram.without(INCOMPAT_COMPACT)
     }
-    ram
 }
 
 /// Changes each part of an inode, and leaves all of it to the journal. Gives the inodes as they are.

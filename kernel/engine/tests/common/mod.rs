@@ -4,6 +4,7 @@
 #![allow(dead_code)] // No test uses all of it.
 
 use aegisfs_engine::check::{CheckOptions, Observer, Phase, Problem};
+use aegisfs_engine::format::superblock::Superblock;
 use aegisfs_engine::*;
 use aegisfs_platform::Vec as PVec;
 use std::sync::{Arc, Mutex};
@@ -18,6 +19,22 @@ impl Ram {
         let ram = Self(Arc::new(Mutex::new(vec![0; size])));
         format_volume(ram.devices(), options).unwrap();
         ram
+    }
+
+    /// Takes an incompatible feature away that new volumes have, as volumes from before lack it.
+    pub fn without(self, feature: u64) -> Self {
+        let mut disk = self.0.lock().unwrap();
+        let size = disk.len() as u64;
+        for offset in (0..2).flat_map(|slot| Superblock::slot_offsets(size, slot)) {
+            let block = &mut disk[offset as usize..][..BLOCK_SIZE];
+            if let Ok(mut superblock) = Superblock::decode(block) {
+                assert_ne!(superblock.incompat & feature, 0, "of a new volume");
+                superblock.incompat &= !feature;
+                superblock.encode(block);
+            }
+        }
+        drop(disk);
+        self
     }
 
     pub fn mount(&self) -> Box<Fs> {
