@@ -166,6 +166,8 @@ pub(crate) struct Original {
     /// The same volume two checkpoints earlier.
     earlier: Image,
     pub(crate) model: Model,
+    /// Operations that a mount finds.
+    operations: u64,
     /// What a check says of it: what the crash has left.
     notes: Option<u32>,
     /// Pages that are in use, by kind; the copies of one block together.
@@ -268,6 +270,9 @@ pub(crate) fn original(seed: u64, data_replicas: u8) -> std::result::Result<Orig
     drop(fs);
     model.drop_unnamed();
     let image = Arc::new(disk.image());
+    let operations = mount_on(disk_over(&image), MountOptions::default())
+        .map_err(say)?
+        .sequence();
     let watched = disk_over(&image);
     watched.watch();
     let notes = problems(watched.clone());
@@ -303,6 +308,7 @@ pub(crate) fn original(seed: u64, data_replicas: u8) -> std::result::Result<Orig
         before,
         earlier: earlier.ok_or("there was no checkpoint")?,
         model,
+        operations,
         notes,
         groups,
     })
@@ -412,16 +418,23 @@ fn try_at_rest(cell: &mut Cell, original: &Original, image: &Arc<Image>, unreada
         cell.detected += 1;
         return;
     };
+    let fewer = fs.sequence() < original.operations;
     match Model::read_from(&fs) {
         Ok(seen) => {
             let differences = original.model.differences(&seen);
-            if differences.is_empty() {
-                cell.served += 1;
-            } else if (cell.kind == "journal entry" || cell.kind.starts_with("file data"))
-                && original.before.contains(&seen.digest())
-            {
-                // The last entry, or its data: it may never have been written as well.
+            // The last entry, or its data, may never have been written as well; and nothing tells of the last
+            // superblock if older ones stand in its place and no entry followed it.
+            let may_end_earlier = match cell.kind {
+                "superblock" => matches!(cell.damage, "stale" | "misdirected"),
+                kind => kind == "journal entry" || kind.starts_with("file data"),
+            };
+            let shortened = may_end_earlier
+                && (fewer || !differences.is_empty())
+                && original.before.contains(&seen.digest());
+            if shortened {
                 cell.shortened += 1;
+            } else if differences.is_empty() {
+                cell.served += 1;
             } else {
                 cell.silent.push(differences.join("; "));
             }

@@ -22,12 +22,12 @@ fn no_fault_is_silent() {
     let cells = aegisfs_sim::faults::run(seed).unwrap();
     for cell in &cells {
         assert!(cell.silent.is_empty(), "{cell:?}");
-        let data = cell.kind.starts_with("file data");
-        if data && cell.copies != "one request" {
-            assert!(cell.detected + cell.shortened >= cell.tries, "{cell:?}");
-        }
         if cell.kind == "file data, mirrored" && cell.copies == "one copy" {
+            // Not always detected: a copy of the last entry's data may as well not have been written before the
+            // crash, so that recovery makes it again without calling it an error.
             assert_eq!(cell.healed, cell.tries, "{cell:?}");
+        } else if cell.kind.starts_with("file data") && cell.copies != "one request" {
+            assert!(cell.detected + cell.shortened >= cell.tries, "{cell:?}");
         }
     }
     assert!(cells.iter().map(|c| c.tries).sum::<u32>() > 300);
