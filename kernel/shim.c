@@ -469,18 +469,30 @@ bool aegisfs_may_wait_for_io(void)
 	return !(current->flags & PF_MEMALLOC_NOIO);
 }
 
+static void aegisfs_bio_done(struct bio *bio)
+{
+	complete(bio->bi_private);
+}
+
 /*
- * Requests that are still plugged when a task sleeps are dispatched by a
- * worker, which is a switch of tasks more. Whoever plugged finds it done. How
- * it went stands in the bio, whose owner keeps what is private there.
+ * A worker dispatches requests that nobody has plugged (if the queue has a
+ * scheduler), and those that are still plugged when their task sleeps. Either
+ * is a switch of tasks that this one can spare. Whoever plugged before finds it
+ * done. How it went stands in the bio, whose owner keeps what is private there.
  */
 void aegisfs_submit_bio_wait(struct bio *bio)
 {
+	DECLARE_COMPLETION_ONSTACK(done);
+	struct blk_plug plug;
 	void *private = bio->bi_private;
 
-	if (current->plug)
-		blk_finish_plug(current->plug);
-	submit_bio_wait(bio);
+	bio->bi_private = &done;
+	bio->bi_end_io = aegisfs_bio_done;
+	bio->bi_opf |= REQ_SYNC;
+	blk_start_plug(&plug);
+	submit_bio(bio);
+	blk_finish_plug(current->plug);
+	wait_for_completion_io(&done);
 	bio->bi_private = private;
 }
 
