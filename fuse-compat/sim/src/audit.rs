@@ -5,7 +5,9 @@
 //! with it and nothing else. The volume must be unmounted, or freshly checkpointed.
 
 use crate::disk::PAGE;
-use aegisfs_engine::format::chunk::{check_bitmap, check_page, ChunkEntry, BITMAP_HEADER, ENTRIES};
+use aegisfs_engine::format::chunk::{
+    check_bitmap, check_page, ChunkEntry, BITMAP_HEADER, ENTRIES, VOID_BITMAP,
+};
 use aegisfs_engine::format::key::{kind, Key, Pointer, FIRST_SUBVOLUME, POOL_TREE};
 use aegisfs_engine::format::node::{self, Expected};
 use aegisfs_engine::format::quota::decode_quota;
@@ -491,6 +493,10 @@ impl Audit<'_> {
             free += u64::from(e.free);
             let slot_bytes = self.sb.chunk_header_blocks() as usize / 2 * PAGE;
             let mut bits = vec![0; slot_bytes];
+            if e.bitmap_generation == VOID_BITMAP {
+                self.find(format!("bitmap of chunk {index}: void"));
+                continue;
+            }
             if e.bitmap_generation > 0 {
                 let at = e.offset + u64::from(e.slot) * slot_bytes as u64;
                 self.device.read(at, &mut bits)?;

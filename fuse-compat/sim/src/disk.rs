@@ -42,8 +42,10 @@ pub type PageMap = HashMap<u32, PageRef, BuildHasherDefault<PageHasher>>;
 #[derive(Clone, Default)]
 pub struct Image {
     pages: Vec<Option<PageRef>>,
-    /// Pages that the medium does not hold, which the volume knows.
+    /// Pages that the medium does not take any more.
     bad: Arc<BTreeSet<u32>>,
+    /// The volume has been told of them.
+    known: bool,
 }
 
 impl Image {
@@ -53,13 +55,15 @@ impl Image {
         Self {
             pages: vec![None; (size / PAGE as u64) as usize],
             bad: Arc::default(),
+            known: false,
         }
     }
 
-    /// The same on a medium that does not hold some pages.
+    /// The same on a medium that does not take some pages any more, which the volume may know.
     #[must_use]
-    pub fn with_bad(mut self, bad: BTreeSet<u32>) -> Self {
+    pub fn with_bad(mut self, bad: BTreeSet<u32>, known: bool) -> Self {
         self.bad = Arc::new(bad);
+        self.known = known;
         self
     }
 
@@ -262,6 +266,13 @@ impl SimDisk {
         }
     }
 
+    /// Some pages fail writes without the volume knowing before: a request may fail at any time.
+    #[must_use]
+    pub fn is_worn(&self) -> bool {
+        let inner = self.inner();
+        !inner.base.known && !inner.base.bad.is_empty()
+    }
+
     /// Waits for a moment if the disk is to be slow now.
     fn dawdle(&self) {
         let wait = {
@@ -374,7 +385,7 @@ impl Inner {
         let mut first = self.range(offset, data.len())?;
         let end = first + (data.len() / PAGE) as u32;
         if self.base.bad.range(first..end).next().is_some() {
-            self.wasted += 1;
+            self.wasted += u64::from(self.base.known);
             return Err(Error::Io);
         }
         let faults = self.faults;

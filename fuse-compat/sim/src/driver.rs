@@ -229,7 +229,7 @@ fn examine(plan: &Plan, task: &Task, disk: &SimDisk) -> Result<(u64, bool), Stri
     };
     check_source(&files, task.promised).map_err(|e| format!("{e:#}"))?;
     // File data is verified by the comparison above, and here that of other programs.
-    checked(&fs, task.number % 8 == 0)?;
+    checked(&fs, task.number % 8 == 0, false)?;
     let read = files.read.get();
     let change = task.number % 4 == 0;
     if change {
@@ -260,7 +260,7 @@ fn changed(fs: &Fs, disk: &SimDisk, unmount: bool) -> Result<(), String> {
     if content != CONTENT {
         return Err("a synced file has other content".into());
     }
-    checked(&again, false)
+    checked(&again, false, false)
 }
 
 fn worker(plan: &Plan, tasks: &Mutex<Receiver<Task>>, totals: &Mutex<Totals>) {

@@ -62,20 +62,23 @@ pub fn new_volume(shape: &Shape, seed: u64) -> Result<Arc<Image>> {
         quota: counts(seed),
         ..FormatOptions::new()
     };
-    let bad = worn_pages(shape.size, seed)?;
+    // Some in every fourth volume are found by mkfs. Some in others fail from then on, where nodes have two copies:
+    // one that cannot be written at all stops the volume.
+    let (bad, known) = match seed % 4 {
+        1 => (worn_pages(shape.size, seed, 64)?, true),
+        3 if shape.metadata_replicas == 2 => (worn_pages(shape.size, seed, 12)?, false),
+        _ => (BTreeSet::new(), true),
+    };
     let mut options = options;
-    for page in &bad {
+    for page in bad.iter().filter(|_| known) {
         options.bad_blocks.try_push((*page).into())?;
     }
     format_volume(disk.devices(), &options)?;
-    Ok(Arc::new(disk.image().with_bad(bad)))
+    Ok(Arc::new(disk.image().with_bad(bad, known)))
 }
 
-/// Pages that are bad, and that mkfs is told of: some in every fourth volume, where much is used.
-fn worn_pages(size: u64, seed: u64) -> Result<BTreeSet<u32>> {
-    if seed % 4 != 1 {
-        return Ok(BTreeSet::new());
-    }
+/// Pages that are bad, where much is used.
+fn worn_pages(size: u64, seed: u64, count: usize) -> Result<BTreeSet<u32>> {
     let layout = Layout::new(size)?;
     let first = (layout.first_chunk / PAGE as u64) as u32;
     let mut rng = Rng::new(seed);
@@ -84,7 +87,7 @@ fn worn_pages(size: u64, seed: u64) -> Result<BTreeSet<u32>> {
         // Behind the bitmaps.
         first + chunk * layout.chunk_blocks + 8 + rng.below(300) as u32
     };
-    Ok((0..64).map(|_| page()).collect())
+    Ok((0..count).map(|_| page()).collect())
 }
 
 /// Mounts an image through a disk of its own.
@@ -111,4 +114,10 @@ pub fn disk_over(image: &Arc<Image>) -> SimDisk {
 #[must_use]
 pub const fn is_full(error: Error) -> bool {
     matches!(error, Error::NoSpace)
+}
+
+/// The errors that say: the device has failed.
+#[must_use]
+pub const fn is_honest(error: Error) -> bool {
+    matches!(error, Error::Io | Error::Shutdown | Error::Corrupt)
 }

@@ -7,8 +7,8 @@ use crate::generate::{Generator, Profile};
 use crate::model::Model;
 use crate::ops::Op;
 use crate::rng::hash_bytes;
-use crate::volume::{counts, disk_over, is_full, mount, new_volume, Shape, Simulated};
-use aegisfs_engine::{Error, Fs};
+use crate::volume::{counts, disk_over, is_full, is_honest, mount, new_volume, Shape, Simulated};
+use aegisfs_engine::Fs;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -198,8 +198,7 @@ pub fn record(config: &Config, base: &Base, script: &[Step]) -> Result<Recording
             }
         }
         if let Some((e, what)) = failed {
-            let honest = matches!(e, Error::Io | Error::Shutdown | Error::Corrupt);
-            if config.errors && honest {
+            if (config.errors || disk.is_worn()) && is_honest(e) {
                 // Done, not done, or done in part: the next mount will tell.
                 r.push(step.clone(), &model);
                 break;

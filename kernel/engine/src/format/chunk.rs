@@ -114,6 +114,9 @@ impl ChunkEntry {
     }
 }
 
+/// Generation of the bitmap of a chunk whose bitmap must not be used: it does not mark all that is in use.
+pub const VOID_BITMAP: u64 = u64::MAX;
+
 /// Writes the header of a table page and seals it; returns the CRC32.
 pub fn seal_page(page: &mut [u8], uuid: &[u8; 16], generation: u64, index: u32) -> u32 {
     put_u32(page, 0, TABLE_MAGIC);

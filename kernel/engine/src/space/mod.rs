@@ -32,7 +32,7 @@ use crate::btree::NodeSpace;
 use crate::cache::Pool;
 use crate::error::{Error, Result};
 use crate::format::chunk::{
-    bitmap_slot_blocks, check_bitmap, ChunkClass, ChunkEntry, BITMAP_HEADER,
+    bitmap_slot_blocks, check_bitmap, ChunkClass, ChunkEntry, BITMAP_HEADER, ENTRIES, VOID_BITMAP,
 };
 use crate::format::key::{Pointer, MAX_REPLICAS};
 use crate::types::BLOCK_SIZE;
@@ -522,8 +522,12 @@ impl Space {
         self.pool.locate(range.addr, range.blocks)?;
         let (index, block) = self.split(range.addr);
         match self.load(index) {
-            // Nothing is allocated in a chunk whose map is lost, so nothing can go wrong there.
-            Err(e) if e != Error::NoMemory => return Ok(()),
+            // Nothing is allocated in a chunk whose map is lost, so nothing can go wrong there, as long as
+            // nobody trusts the map later: what is marked here is marked nowhere.
+            Err(e) if e != Error::NoMemory => {
+                self.void_map(index);
+                return Ok(());
+            }
             loaded => loaded?,
         }
         if let Some(chunk) = self.chunks.get_mut(index) {
@@ -531,6 +535,14 @@ impl Space {
         }
         self.mark(index, block, range.blocks as u32);
         Ok(())
+    }
+
+    /// No mount uses the map of a chunk any more until fsck has made it anew, also if it can be read then.
+    fn void_map(&mut self, index: usize) {
+        if let Some(chunk) = self.chunks.get_mut(index) {
+            chunk.entry.bitmap_generation = VOID_BITMAP;
+        }
+        self.renew_page(index / ENTRIES);
     }
 
     /// Makes room for `n` calls of [`Space::free_later`].

@@ -4,7 +4,7 @@
 use super::Verdict;
 use crate::cli::Style;
 use crate::reader::{Reader, BLOCK};
-use aegisfs_engine::format::chunk::ChunkClass;
+use aegisfs_engine::format::chunk::{ChunkClass, VOID_BITMAP};
 use aegisfs_tools::output;
 use serde::Serialize;
 use std::path::Path;
@@ -89,6 +89,9 @@ fn row(c: &Chunk, style: Style) -> Vec<String> {
         style.bytes(u64::from(c.free_blocks) * BLOCK),
         c.class.to_owned(),
         c.bitmap_slot.to_string(),
-        c.bitmap_generation.to_string(),
+        match c.bitmap_generation {
+            VOID_BITMAP => "void".to_owned(),
+            generation => generation.to_string(),
+        },
     ]
 }

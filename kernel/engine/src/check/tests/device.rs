@@ -214,6 +214,34 @@ fn free_map_bad() {
     ram.mended(&["free-map-bad"]);
 }
 
+/// Recovery could not mark what it made part of a file: when the map can be read again, it must not be believed.
+#[test]
+fn free_map_that_recovery_could_not_read() {
+    let ram = sample();
+    let mut record = PVec::new();
+    let fs = ram.mount();
+    let ino = fs.create(ROOT_INO, b"new", &file()).unwrap().ino;
+    fs.write(ino, 0, &content()).unwrap();
+    fs.sync().unwrap();
+    let m = fs.extent_at(ino, 0, &mut record).unwrap().unwrap();
+    let chunk = m.extent.addr[0] >> fs.pool.chunk_shift();
+    let map = offset(&fs, (chunk << fs.pool.chunk_shift()) + 2) - 2 * BLOCK_SIZE as u64;
+    drop(fs);
+    let flip = || {
+        for slot in [0, 1] {
+            ram.poke(map + slot * BLOCK_SIZE as u64, |b| b[2000] ^= 1);
+        }
+    };
+    flip();
+    ram.mount().unmount().unwrap();
+    flip();
+    ram.mended(&["free-map-bad"]);
+    let fs = ram.mount();
+    let mut got = vec![0; content().len()];
+    fs.read(ino, 0, &mut got).unwrap();
+    assert!(got == content());
+}
+
 #[test]
 fn free_count_of_a_chunk() {
     let ram = sample();
