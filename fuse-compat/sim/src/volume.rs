@@ -62,19 +62,30 @@ pub fn new_volume(shape: &Shape, seed: u64) -> Result<Arc<Image>> {
         quota: counts(seed),
         ..FormatOptions::new()
     };
-    // Some in every fourth volume are found by mkfs. Some in others fail from then on, where nodes have two copies:
-    // one that cannot be written at all stops the volume.
-    let (bad, known) = match seed % 4 {
-        1 => (worn_pages(shape.size, seed, 64)?, true),
-        3 if shape.metadata_replicas == 2 => (worn_pages(shape.size, seed, 12)?, false),
-        _ => (BTreeSet::new(), true),
+    // Some in every fourth volume.
+    let bad = match seed % 4 {
+        1 => worn_pages(shape.size, seed, 64)?,
+        _ => BTreeSet::new(),
     };
     let mut options = options;
-    for page in bad.iter().filter(|_| known) {
+    for page in &bad {
         options.bad_blocks.try_push((*page).into())?;
     }
     format_volume(disk.devices(), &options)?;
-    Ok(Arc::new(disk.image().with_bad(bad, known)))
+    Ok(Arc::new(disk.image().with_bad(bad, true)))
+}
+
+/// The same with some pages that fail writes from now on, in every fourth volume where nodes have two copies: a node
+/// that cannot be written at all stops a volume.
+///
+/// # Errors
+/// For sizes that no volume has.
+pub fn worn(image: Arc<Image>, shape: &Shape, seed: u64) -> Result<Arc<Image>> {
+    if seed % 4 != 3 || shape.metadata_replicas < 2 {
+        return Ok(image);
+    }
+    let bad = worn_pages(shape.size, seed, 12)?;
+    Ok(Arc::new((*image).clone().with_bad(bad, false)))
 }
 
 /// Pages that are bad, where much is used.

@@ -7,7 +7,9 @@ use crate::generate::{Generator, Profile};
 use crate::model::Model;
 use crate::ops::Op;
 use crate::rng::hash_bytes;
-use crate::volume::{counts, disk_over, is_full, is_honest, mount, new_volume, Shape, Simulated};
+use crate::volume::{
+    counts, disk_over, is_full, is_honest, mount, new_volume, worn, Shape, Simulated,
+};
 use aegisfs_engine::Fs;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +57,9 @@ impl Base {
     /// # Errors
     /// In words.
     pub fn make(shape: &Shape, seed: u64, ops: &[Op]) -> Result<Self, String> {
-        let image = new_volume(shape, seed).map_err(|e| format!("mkfs: {e}"))?;
+        let image = new_volume(shape, seed)
+            .and_then(|image| worn(image, shape, seed))
+            .map_err(|e| format!("mkfs: {e}"))?;
         let mut model = Model::new(counts(seed));
         if ops.is_empty() {
             return Ok(Self::new(image, model));
