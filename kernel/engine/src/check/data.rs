@@ -74,12 +74,15 @@ pub fn extent(cx: &mut Checker<'_>, own: &mut Extents, key: Key, value: &[u8]) -
         };
         match marked {
             Marked::New => {}
-            Marked::Shared(blocks) => cx.report(&Problem::BlocksShared {
-                block: addr,
-                blocks,
-                tree: TREE,
-                object: ino,
-            })?,
+            Marked::Shared(blocks) => {
+                cx.usage.contested.add(addr, e.blocks);
+                cx.report(&Problem::BlocksShared {
+                    block: addr,
+                    blocks,
+                    tree: TREE,
+                    object: ino,
+                })?;
+            }
             Marked::Outside => {
                 inside = false;
                 cx.report(&Problem::ExtentAddress { ino, block, addr })?;

@@ -3,7 +3,7 @@
 
 use crate::cache::Pool;
 use crate::error::Result;
-use crate::space::Bitmap;
+use crate::space::{Bitmap, Range};
 use crate::types::Info;
 use aegisfs_platform::Vec;
 
@@ -18,9 +18,46 @@ pub enum Marked {
     Outside,
 }
 
+/// Runs of blocks that are noted as contested one by one.
+const CONTESTED_MAX: usize = 1024;
+
+/// Blocks that more than one owner claims: whoever rewrites a copy there destroys another one.
+#[derive(Default)]
+pub struct Contested {
+    runs: Vec<Range>,
+    /// There are more of them: no block is above suspicion.
+    all: bool,
+}
+
+impl Contested {
+    /// Adds a run.
+    pub fn add(&mut self, addr: u64, blocks: u32) {
+        let blocks = u64::from(blocks);
+        let full = self.runs.len() == CONTESTED_MAX;
+        self.all |= full || self.runs.try_push(Range { addr, blocks }).is_err();
+    }
+
+    /// Whether some of the blocks are contested.
+    pub fn overlaps(&self, addr: u64, blocks: u64) -> bool {
+        let end = |addr: u64, blocks: u64| addr.saturating_add(blocks);
+        let overlaps = |r: &Range| r.addr < end(addr, blocks) && addr < end(r.addr, r.blocks);
+        self.all || self.runs.iter().any(overlaps)
+    }
+
+    /// A copy.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            runs: Vec::try_from_slice(&self.runs)?,
+            all: self.all,
+        })
+    }
+}
+
 /// Bitmaps by chunk; chunks that nothing was found in have none.
 pub struct Usage {
     maps: Vec<Option<Bitmap>>,
+    /// What was marked more than once and must not be.
+    pub contested: Contested,
     chunk_blocks: u32,
     header_blocks: u32,
 }
@@ -34,6 +71,7 @@ impl Usage {
         }
         Ok(Self {
             maps,
+            contested: Contested::default(),
             chunk_blocks: info.chunk_blocks,
             header_blocks,
         })

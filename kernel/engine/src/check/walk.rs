@@ -125,6 +125,7 @@ fn claim(cx: &mut Checker<'_>, place: &Place) -> Result<bool> {
             Marked::New | Marked::Outside => {}
             Marked::Shared(n) => {
                 fresh &= i > 0;
+                cx.usage.contested.add(block, blocks);
                 cx.report(&Problem::BlocksShared {
                     block,
                     blocks: n,

@@ -20,6 +20,11 @@ impl Repair<'_> {
         bad: u64,
     ) -> Result<bool> {
         let pool = &self.fs.pool;
+        // Another owner's copy may be good there.
+        let blocks = pool.node_size() / BLOCK_SIZE;
+        if self.contested.overlaps(bad, blocks as u64) {
+            return Ok(false);
+        }
         let expected = Expected {
             pool: *pool.uuid(),
             pointer: *pointer,
@@ -42,6 +47,9 @@ impl Repair<'_> {
 
     /// Rewrites the copy of a block of data at `bad`, or moves the block.
     pub(super) fn data_copy(&self, ino: u64, block: u64, bad: u64) -> Result<bool> {
+        if self.contested.overlaps(bad, 1) {
+            return Ok(false);
+        }
         let mut record = Vec::new();
         let Some(mapped) = self.fs.extent_at(ino, block, &mut record)? else {
             return Ok(false);

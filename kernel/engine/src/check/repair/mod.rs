@@ -14,6 +14,7 @@ mod names;
 mod objects;
 mod shared;
 
+use super::usage::Contested;
 use super::{Problem, Report, Stage};
 use crate::btree::NodeSpace;
 use crate::error::{Error, Result};
@@ -38,6 +39,7 @@ pub struct Repair<'a> {
     free_rest: bool,
     /// Records of counts as they should be; gone once they are.
     counts: Option<Vec<super::shared::Counted>>,
+    contested: Contested,
     /// Directories whose counters are to be made anew.
     touched: Vec<u64>,
 }
@@ -79,6 +81,7 @@ impl Fs {
             incomplete,
             free_rest,
             counts: Some(Vec::try_from_slice(&report.counts)?),
+            contested: report.usage.contested.try_clone()?,
             touched: Vec::new(),
         })
     }
