@@ -43,6 +43,8 @@ pub fn latency(path: &Path, syncs: u64, bytes: u64) -> Result<()> {
         file.write_all(&block(number))?;
     }
     file.sync_all()?;
+    // The disk is a file of the host, which goes on to write what was flushed: the tail would be the host's.
+    std::thread::sleep(Duration::from_secs(1));
     let mut times: Vec<Duration> = Vec::new();
     for number in 0..syncs {
         let at = number * 7919 % blocks;
