@@ -118,8 +118,9 @@ pub(crate) fn checked(fs: &Fs, data: bool, worn: bool) -> Result<(), String> {
 
 fn audit_of(disk: &SimDisk, errors: bool) -> Result<(), String> {
     let found = audit(disk, true).map(|mut found| {
-        // As above.
+        // As in `examine`.
         found.retain(|f| !(errors && (f.ends_with("leak") || f.contains("blocks free"))));
+        // Copies of nodes that could not be written.
         found.retain(|f| !(disk.is_worn() && f.starts_with("node ")));
         found
     });

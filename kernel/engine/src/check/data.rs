@@ -7,6 +7,7 @@ use super::{shared, Checker};
 use crate::error::Result;
 use crate::format::key::Key;
 use crate::format::record::{extent_sum, Extent, ExtentKind};
+use crate::space::Range;
 use crate::txn::TREE;
 use crate::types::{BLOCK_SIZE, FILE_SIZE_MAX};
 use aegisfs_platform::{crc32, Vec};
@@ -75,13 +76,11 @@ pub fn extent(cx: &mut Checker<'_>, own: &mut Extents, key: Key, value: &[u8]) -
         match marked {
             Marked::New => {}
             Marked::Shared(blocks) => {
-                cx.usage.contested.add(addr, e.blocks);
-                cx.report(&Problem::BlocksShared {
-                    block: addr,
-                    blocks,
-                    tree: TREE,
-                    object: ino,
-                })?;
+                let run = Range {
+                    addr,
+                    blocks: u64::from(e.blocks),
+                };
+                cx.contested(run, blocks, TREE, ino)?;
             }
             Marked::Outside => {
                 inside = false;

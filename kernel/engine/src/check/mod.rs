@@ -48,6 +48,7 @@ use crate::error::{Error, Result};
 use crate::format::key::{kind, Key, FIRST_SUBVOLUME, POOL_TREE};
 use crate::format::record::Subvolume;
 use crate::format::superblock::{COMPAT_BAD_BLOCKS, COMPAT_HEALTH};
+use crate::space::Range;
 use crate::txn::{Fs, State, TREE};
 use aegisfs_platform::Vec;
 use inode::Inodes;
@@ -208,6 +209,17 @@ impl Checker<'_> {
         self.summary.count(problem.severity());
         self.observer.problem(problem);
         Ok(())
+    }
+
+    /// So many `blocks` of a run that an object claims are somebody else's, too.
+    fn contested(&mut self, run: Range, blocks: u32, tree: u64, object: u64) -> Result<()> {
+        self.usage.contested.add(run);
+        self.report(&Problem::BlocksShared {
+            block: run.addr,
+            blocks,
+            tree,
+            object,
+        })
     }
 
     fn progress(&mut self, phase: Phase, done: u64, total: u64) -> Result<()> {

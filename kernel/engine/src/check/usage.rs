@@ -31,10 +31,9 @@ pub struct Contested {
 
 impl Contested {
     /// Adds a run.
-    pub fn add(&mut self, addr: u64, blocks: u32) {
-        let blocks = u64::from(blocks);
+    pub fn add(&mut self, run: Range) {
         let full = self.runs.len() == CONTESTED_MAX;
-        self.all |= full || self.runs.try_push(Range { addr, blocks }).is_err();
+        self.all |= full || self.runs.try_push(run).is_err();
     }
 
     /// Whether some of the blocks are contested.

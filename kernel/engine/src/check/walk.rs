@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::bytes::copy;
 use crate::format::key::{Key, Pointer, MAX_REPLICAS};
 use crate::format::node::{self, Expected, NodeFault};
+use crate::space::Range;
 use aegisfs_platform::Vec;
 
 /// Takes what a walk finds.
@@ -125,13 +126,11 @@ fn claim(cx: &mut Checker<'_>, place: &Place) -> Result<bool> {
             Marked::New | Marked::Outside => {}
             Marked::Shared(n) => {
                 fresh &= i > 0;
-                cx.usage.contested.add(block, blocks);
-                cx.report(&Problem::BlocksShared {
-                    block,
-                    blocks: n,
-                    tree: place.tree,
-                    object: place.from.object,
-                })?;
+                let run = Range {
+                    addr: block,
+                    blocks: u64::from(blocks),
+                };
+                cx.contested(run, n, place.tree, place.from.object)?;
             }
         }
     }
