@@ -230,7 +230,21 @@ fn checked(device: impl BlockDevice + 'static) -> Option<Count> {
     Some(count)
 }
 
+/// The first volume from this seed on that holds blocks of every kind: some histories end without file data.
 pub(crate) fn original(seed: u64, data_replicas: u8) -> std::result::Result<Original, String> {
+    for seed in (seed..).take(16) {
+        let original = end_of_history(seed, data_replicas)?;
+        let holds = |(_, name): &(Kind, &str)| original.groups.contains_key(name);
+        if KINDS.iter().all(holds) {
+            return Ok(original);
+        }
+    }
+    Err(format!(
+        "no volume with blocks of every kind from seed {seed} on"
+    ))
+}
+
+fn end_of_history(seed: u64, data_replicas: u8) -> std::result::Result<Original, String> {
     let say = |e: Error| e.to_string();
     let shape = Shape {
         size: 32 << 20,
