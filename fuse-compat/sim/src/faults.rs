@@ -12,9 +12,11 @@ use crate::generate::{Generator, Profile};
 use crate::history::{History, Step};
 use crate::model::Model;
 use crate::rng::{hash_bytes, Rng};
-use crate::volume::{counts, disk_over, new_volume, Shape, Simulated};
+use crate::volume::{
+    counts, disk_over, durable_operations, mount_on, new_volume, Shape, Simulated,
+};
 use aegisfs_engine::check::{CheckOptions, Observer, Phase, Problem, Severity};
-use aegisfs_engine::{read_superblock, BlockDevice, Error, Fs, MountOptions, Result};
+use aegisfs_engine::{read_superblock, BlockDevice, Error, MountOptions, Result};
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -152,13 +154,6 @@ impl BlockDevice for Faulty {
     }
 }
 
-fn mount_on(device: impl BlockDevice + 'static, options: MountOptions) -> Result<Box<Fs>> {
-    let mut devices = aegisfs_platform::Vec::new();
-    let device: aegisfs_platform::Box<dyn BlockDevice> = Box::new(device);
-    devices.try_push(device)?;
-    Fs::mount(devices, options)
-}
-
 pub(crate) struct Original {
     pub(crate) image: Arc<Image>,
     /// Digests of what there was since the last checkpoint.
@@ -166,7 +161,7 @@ pub(crate) struct Original {
     /// The same volume two checkpoints earlier.
     earlier: Image,
     pub(crate) model: Model,
-    /// Operations that a mount finds.
+    /// Operations that are durable.
     operations: u64,
     /// What a check says of it: what the crash has left.
     notes: Option<u32>,
@@ -284,9 +279,7 @@ fn end_of_history(seed: u64, data_replicas: u8) -> std::result::Result<Original,
     drop(fs);
     model.drop_unnamed();
     let image = Arc::new(disk.image());
-    let operations = mount_on(disk_over(&image), MountOptions::default())
-        .map_err(say)?
-        .sequence();
+    let operations = durable_operations(disk_over(&image)).map_err(say)?;
     let watched = disk_over(&image);
     watched.watch();
     let notes = problems(watched.clone());
@@ -427,12 +420,13 @@ fn faulty(disk: &SimDisk, unreadable: &[u32]) -> Faulty {
 fn try_at_rest(cell: &mut Cell, original: &Original, image: &Arc<Image>, unreadable: &[u32]) {
     let disk = disk_over(image);
     let mut detected = problems(faulty(&disk, unreadable)) != original.notes;
+    let durable = durable_operations(faulty(&disk, unreadable));
     let Ok(fs) = mount_on(faulty(&disk, unreadable), MountOptions::default()) else {
         cell.refused += 1;
         cell.detected += 1;
         return;
     };
-    let fewer = fs.sequence() < original.operations;
+    let fewer = durable.is_ok_and(|n| n < original.operations);
     match Model::read_from(&fs) {
         Ok(seen) => {
             let differences = original.model.differences(&seen);

@@ -3,7 +3,9 @@
 
 use crate::disk::{Image, PageMap, SimDisk, PAGE};
 use crate::rng::Rng;
-use aegisfs_engine::{format_volume, Error, FormatOptions, Fs, Layout, MountOptions, Result};
+use aegisfs_engine::{
+    format_volume, BlockDevice, Error, FormatOptions, Fs, Layout, MountOptions, Result,
+};
 use aegisfs_platform::simulation;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -101,6 +103,17 @@ fn worn_pages(size: u64, seed: u64, count: usize) -> Result<BTreeSet<u32>> {
     Ok((0..count).map(|_| page()).collect())
 }
 
+/// Mounts a volume on one device.
+///
+/// # Errors
+/// What mounting says.
+pub fn mount_on(device: impl BlockDevice + 'static, options: MountOptions) -> Result<Box<Fs>> {
+    let mut devices = aegisfs_platform::Vec::new();
+    let device: aegisfs_platform::Box<dyn BlockDevice> = Box::new(device);
+    devices.try_push(device)?;
+    Fs::mount(devices, options)
+}
+
 /// Mounts an image through a disk of its own.
 ///
 /// # Errors
@@ -112,7 +125,19 @@ pub fn mount(disk: &SimDisk, discard: bool) -> Result<Box<Fs>> {
         cache_bytes: 2 << 20,
         ..MountOptions::default()
     };
-    Fs::mount(disk.devices(), options)
+    mount_on(disk.clone(), options)
+}
+
+/// Operations that are durable: a mount that may write adds some of its own, deletions that a crash interrupted.
+///
+/// # Errors
+/// What mounting says.
+pub fn durable_operations(device: impl BlockDevice + 'static) -> Result<u64> {
+    let options = MountOptions {
+        read_only: true,
+        ..MountOptions::default()
+    };
+    Ok(mount_on(device, options)?.sequence())
 }
 
 /// A disk over `image` that nobody else writes to.
