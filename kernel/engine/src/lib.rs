@@ -36,6 +36,7 @@ mod fs;
 mod map;
 mod object;
 mod scrub;
+mod sort;
 mod space;
 #[cfg(test)]
 mod testing;

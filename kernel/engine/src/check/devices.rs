@@ -13,7 +13,7 @@ use crate::format::superblock::{
 use crate::space::table_digest;
 use crate::txn::recovery;
 use crate::types::BLOCK_SIZE;
-use crate::volume::mount::{page_offset, sane};
+use crate::volume::mount::{overlaps, page_offset, sane, Places};
 use aegisfs_platform::{try_box, Box, Vec};
 
 /// Checks everything at fixed places of a mounted volume. `sequence`: number of operations with the
@@ -242,8 +242,7 @@ fn table(device: &dyn BlockDevice, sb: &Superblock, found: &mut Vec<Problem>) ->
     let mut crcs: Vec<u32> = Vec::new();
     let mut complete = true;
     let mut free = 0;
-    // Where chunks begin, with their numbers and lengths.
-    let mut places: Vec<(u64, u32, u32)> = Vec::try_with_capacity(sb.chunks as usize)?;
+    let mut places = Places::try_with_capacity(sb.chunks as usize)?;
     for index in 0..sb.table_pages() {
         let Some(page) = read_page(device, sb, index, &mut best, &mut buf) else {
             complete = false;
@@ -275,16 +274,8 @@ fn table(device: &dyn BlockDevice, sb: &Superblock, found: &mut Vec<Problem>) ->
             }
         }
     }
-    places.sort_unstable();
-    for pair in places.windows(2) {
-        if let [(offset, other, blocks), (next, chunk, _)] = pair {
-            if next - offset < u64::from(*blocks) * BLOCK_SIZE as u64 {
-                found.try_push(Problem::ChunkOverlap {
-                    chunk: *chunk,
-                    other: *other,
-                })?;
-            }
-        }
+    for (chunk, other) in overlaps(&mut places) {
+        found.try_push(Problem::ChunkOverlap { chunk, other })?;
     }
     if complete && table_digest(crcs.iter().copied()) != sb.table_digest {
         found.try_push(Problem::TableStale)?;

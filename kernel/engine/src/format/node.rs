@@ -364,25 +364,50 @@ fn write_slot(b: &mut [u8], i: usize, key: &Key, from: usize, len: usize) {
     let at = slot_at(i);
     put_u64(b, at, key.object);
     put_u64(b, at + 8, key.offset);
-    put_u16(b, at + 16, if len == 0 { 0 } else { from as u16 });
-    put_u16(b, at + 18, len as u16);
+    set_value_range(b, i, from, len);
     put_u32(b, at + 20, u32::from(key.kind));
 }
 
-/// Replaces the value of slot `i`. `false` (and nothing is changed) without room.
+fn set_value_range(b: &mut [u8], i: usize, from: usize, len: usize) {
+    let at = slot_at(i);
+    put_u16(b, at + 16, if len == 0 { 0 } else { from as u16 });
+    put_u16(b, at + 18, len as u16);
+}
+
+/// No slot uses these bytes of the heap any more.
+fn release(b: &mut [u8], from: usize, len: usize) {
+    if len > 0 && from == heap(b) {
+        // The lowest ones: the heap shrinks at once, so that stacks of changes need no compaction.
+        set_heap(b, from + len);
+    } else {
+        let dead = dead(b) + len;
+        set_dead(b, dead);
+    }
+}
+
+/// Replaces the value of slot `i`, which exists. `false` (and nothing is changed) without room.
 #[must_use]
 pub fn replace(b: &mut [u8], i: usize, value: &[u8], scratch: &mut [u8]) -> bool {
-    let (from, len) = value_range(b, i);
-    if len == value.len() {
-        put_bytes_at(b, from, value);
-        return true;
-    }
+    let (old, len) = value_range(b, i);
     if room(b) + len < value.len() {
         return false;
     }
-    let key = key(b, i);
-    remove(b, i);
-    insert(b, i, &key, value, scratch)
+    let from = if let Some(less) = len.checked_sub(value.len()) {
+        release(b, old, less);
+        old + less
+    } else {
+        release(b, old, len);
+        set_value_range(b, i, 0, 0);
+        if heap(b) - slot_at(count(b)) < value.len() {
+            compact(b, scratch);
+        }
+        let from = heap(b) - value.len();
+        set_heap(b, from);
+        from
+    };
+    put_bytes_at(b, from, value);
+    set_value_range(b, i, from, value.len());
+    true
 }
 
 /// Removes slot `i`.
@@ -394,13 +419,7 @@ pub fn remove(b: &mut [u8], i: usize) {
     let (from, len) = value_range(b, i);
     b.copy_within(slot_at(i + 1)..slot_at(n), slot_at(i));
     set_count(b, n - 1);
-    if len > 0 && from == heap(b) {
-        // The lowest value: the heap shrinks at once, so that stacks of changes need no compaction.
-        set_heap(b, from + len);
-    } else {
-        let dead = dead(b) + len;
-        set_dead(b, dead);
-    }
+    release(b, from, len);
 }
 
 /// Moves all values together at the end.

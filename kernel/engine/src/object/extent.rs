@@ -426,11 +426,14 @@ impl Fs {
         if sums.len() != run.blocks as usize || size > FILE_SIZE_MAX {
             return Err(Error::Invalid);
         }
-        if block > 0 && self.getattr(ino)?.inline {
-            self.materialize(ino)?;
-        }
         let mut tx = self.begin(Class::Reserve)?;
         let mut attr = tx.inode(ino)?;
+        if attr.inline && block > 0 {
+            drop(tx);
+            self.materialize(ino)?;
+            tx = self.begin(Class::Reserve)?;
+            attr = tx.inode(ino)?;
+        }
         if attr.inline {
             if block > 0 {
                 return Err(Error::Busy);

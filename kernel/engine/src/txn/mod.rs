@@ -211,6 +211,7 @@ impl Fs {
                     puts: 0,
                     frees: 0,
                     changes: Vec::new(),
+                    deleted: None,
                 });
             }
             // What was freed becomes usable by a checkpoint; if nothing was, the volume is full.
@@ -260,6 +261,8 @@ pub struct Tx<'a> {
     frees: usize,
     /// References to shared blocks that come or go.
     changes: Vec<shared::Change>,
+    /// The first step that deletes something: where it begins in the record, and the key.
+    deleted: Option<(usize, Key)>,
 }
 
 impl Tx<'_> {
@@ -285,6 +288,7 @@ impl Tx<'_> {
 
     fn put_in(&mut self, tree: u64, key: Key, value: &[u8]) -> Result<()> {
         self.puts += 1;
+        self.drop_deletion(tree, key);
         self.step(&Step::Put { tree, key, value })
     }
 
@@ -299,7 +303,22 @@ impl Tx<'_> {
     }
 
     fn delete_in(&mut self, tree: u64, key: Key) -> Result<()> {
+        if tree == TREE && self.deleted.is_none() {
+            self.deleted = Some((self.record.len(), key));
+        }
         self.step(&Step::Delete { tree, key })
+    }
+
+    /// A deletion of what is to be put need not be done: a value of the same length can be written over
+    /// where it is. An overwritten extent is one.
+    fn drop_deletion(&mut self, tree: u64, key: Key) {
+        let Some((at, _)) = self.deleted.filter(|d| tree == TREE && d.1 == key) else {
+            return;
+        };
+        let len = Step::Delete { tree, key }.header().len();
+        self.record.copy_within(at + len.., at);
+        self.record.truncate(self.record.len() - len);
+        self.deleted = None;
     }
 
     /// Blocks that were allocated, and written if they hold data, become part of a file.

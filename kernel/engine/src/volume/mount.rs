@@ -12,6 +12,7 @@ use crate::format::superblock::{
     SuperFault, Superblock, COMPAT_BAD_BLOCKS, COMPAT_HEALTH, INCOMPAT_COMPACT, INCOMPAT_KNOWN,
     INCOMPAT_UNDO, RO_COMPAT_KNOWN, RO_COMPAT_QUOTA, TABLE_OFFSET,
 };
+use crate::sort::sort;
 use crate::space::{table_digest, Readers, Space, SpaceConfig, TablePage};
 use crate::txn::checkpoint::Checkpointer;
 use crate::txn::health::Health;
@@ -180,7 +181,34 @@ pub fn read_table(
         );
         return Err(Error::Corrupt);
     }
+    let mut places = Places::try_with_capacity(entries.len())?;
+    for (e, chunk) in entries.iter().zip(0..) {
+        places.try_push((e.offset, chunk, e.blocks))?;
+    }
+    if let Some((chunk, other)) = overlaps(&mut places).next() {
+        log(
+            LogLevel::Error,
+            format_args!("chunk table: chunks {other} and {chunk} overlap"),
+        );
+        return Err(Error::Corrupt);
+    }
     Ok((entries, pages))
+}
+
+/// Where chunks begin on their device (bytes), with their numbers and lengths (blocks).
+pub(crate) type Places = Vec<(u64, u32, u32)>;
+
+/// Pairs of chunks of which the first begins within the second. What one of them allocates, the other may hold.
+pub(crate) fn overlaps(places: &mut Places) -> impl Iterator<Item = (u32, u32)> + '_ {
+    sort(places, &|a, b| a < b);
+    places.windows(2).filter_map(|pair| match pair {
+        [(offset, other, blocks), (next, chunk, _)]
+            if next - offset < u64::from(*blocks) * BLOCK_SIZE as u64 =>
+        {
+            Some((*chunk, *other))
+        }
+        _ => None,
+    })
 }
 
 /// Byte offset of a slot of a page of the chunk table that begins at `table`.

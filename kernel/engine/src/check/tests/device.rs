@@ -200,7 +200,7 @@ fn chunk_overlap() {
         e.offset -= BLOCK_SIZE as u64;
         e.encode(page, 4);
     });
-    assert!(ram.codes().contains(&"chunk-overlap"), "{:?}", ram.codes());
+    assert_eq!(reasons(&ram), ["chunk-overlap"]);
 }
 
 #[test]
