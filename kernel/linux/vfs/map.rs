@@ -114,9 +114,6 @@ fn set_hole(iomap: &mut bindings::iomap, volume: &Volume, kind: u32) {
     }
 }
 
-/// Blocks of one mapping of a direct read: one part is verified while the device reads the next.
-const DIRECT_MAX: u64 = 64;
-
 /// Maps for a read. Content that is inline is shown as a block with [`bindings::IOMAP_F_PRIVATE`],
 /// which [`super::read`] fills by itself.
 fn read_begin(inode: &Inode, range: Range<u64>, flags: u32, iomap: &mut bindings::iomap) -> Result {
@@ -126,12 +123,7 @@ fn read_begin(inode: &Inode, range: Range<u64>, flags: u32, iomap: &mut bindings
         volume,
         guard: Some(volume.fs.read_guard()),
     };
-    let most = if flags & bindings::IOMAP_DIRECT != 0 {
-        DIRECT_MAX
-    } else {
-        MAP_MAX
-    };
-    let max = range.end.saturating_sub(range.start).clamp(1, most);
+    let max = range.end.saturating_sub(range.start).clamp(1, MAP_MAX);
     let (fs, ino) = (&volume.fs, inode.ino());
     let mapping = if flags & bindings::IOMAP_NOWAIT != 0 {
         fs.map_in_memory(ino, range.start, max)
