@@ -2,7 +2,8 @@
 # Cost of quota: makes, writes and removes many small files, as a user whom limits bind, on volumes that
 # count and enforce and on volumes that do not, in turns. Prints both times of each round and their ratio.
 # In a guest: bash /tests/guest/lib_quota_cost.sh [FILES] [ROUNDS] [KIND]
-# KIND with or without: rounds of one kind alone, for who measures the processor time of the whole guest; none: nothing.
+# KIND without, with (enforced, and no limits for this user) or limited (limits for user and group): rounds of one kind
+# alone, for who measures the processor time of the whole guest; none: nothing.
 . "$(dirname "$0")/lib.sh"
 files=${1:-20000}
 rounds=${2:-6}
@@ -35,9 +36,13 @@ int main(int argc, char **argv)
 C
 gcc -O2 -o /tmp/churn /tmp/churn.c
 modprobe aegisfs
-churn() { # MKFS-OPTIONS MOUNT-OPTIONS: nanoseconds
+churn() { # MKFS-OPTIONS MOUNT-OPTIONS [LIMITED]: nanoseconds
 	mkfs $1
 	mount_volume "$2"
+	if [ -n "${3:-}" ]; then
+		setquota -u 1000 5000000 6000000 500000 600000 "$MNT"
+		setquota -g 1000 5000000 6000000 500000 600000 "$MNT"
+	fi
 	mkdir -m 777 "$MNT/d"
 	cd "$MNT/d"
 	local start=$(date +%s%N)
@@ -51,6 +56,7 @@ if [ -n "$kind" ]; then
 		case $kind in
 		without) churn "" "" ;;
 		with) churn "-O quota" usrquota,grpquota,prjquota ;;
+		limited) churn "-O quota" usrquota,grpquota,prjquota limited ;;
 		esac
 	done
 	exit
@@ -58,6 +64,6 @@ fi
 churn "" "" > /dev/null
 for _ in $(seq "$rounds"); do
 	without=$(churn "" "")
-	with=$(churn "-O quota" usrquota,grpquota,prjquota)
+	with=$(churn "-O quota" usrquota,grpquota,prjquota limited)
 	echo "$((without / 1000000)) ms without, $((with / 1000000)) ms with: $((with * 1000 / without)) / 1000"
 done

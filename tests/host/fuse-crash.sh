@@ -63,6 +63,7 @@ for name, all_versions in versions.items():
 print(f"{sum(map(len, versions.values()))} versions written, synced up to {synced}")
 EOF
 
+ahead=0
 for round in 1 2 3 4 5 6; do
 	mount_volume "$tmp/image" "$mnt"
 	server=$(server_of "$mnt")
@@ -73,6 +74,7 @@ for round in 1 2 3 4 5 6; do
 	kill -KILL "$server"
 	wait
 	umount --lazy "$mnt"
+	ahead=$((ahead + $(aegisfs inspect journal "$tmp/image" | grep -c "ahead of its data" || true)))
 	mount_volume "$tmp/image" "$mnt"
 	for writer in 1 2 3; do
 		python3 "$tmp/verify.py" "$mnt/r$round-w$writer" "$tmp/log-$writer" ||
@@ -82,3 +84,4 @@ for round in 1 2 3 4 5 6; do
 	unmount_volume "$mnt"
 	check_volume "$tmp/image" "round $round"
 done
+[[ $ahead -gt 0 ]] || fail "no entry of the journals was written beside its data"

@@ -27,6 +27,8 @@ struct Entry {
     length: u32,
     first_record: u64,
     records: u32,
+    /// Written beside the data that its records make reachable: it counts if that is there.
+    ahead: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     steps: Vec<String>,
 }
@@ -56,8 +58,13 @@ pub fn show(device: &Path, steps: bool, style: Style) -> anyhow::Result<Verdict>
     ))?;
     for e in &document.entries {
         output::line(format_args!(
-            "entry {} at block {}: {} bytes, {} records from {}",
-            e.sequence, e.block, e.length, e.records, e.first_record
+            "entry {} at block {}: {} bytes, {} records from {}{}",
+            e.sequence,
+            e.block,
+            e.length,
+            e.records,
+            e.first_record,
+            if e.ahead { ", ahead of its data" } else { "" }
         ))?;
         for step in &e.steps {
             output::line(format_args!("  {step}"))?;
@@ -85,6 +92,7 @@ fn entries(reader: &Reader, steps: bool) -> Vec<Entry> {
             length: header.length,
             first_record: header.first_record,
             records: header.records,
+            ahead: header.ahead,
             steps: if steps {
                 describe(&header, &bytes)
             } else {
