@@ -24,6 +24,7 @@ make_volume() {
 	ntfs-3g) mkntfs --quiet --fast --force "$1" >/dev/null 2>&1 ;;
 	# What it passes everything to: a directory beside the disk.
 	bindfs) rm -rf "$1.bound" && mkdir "$1.bound" ;;
+	tmpfs) ;;
 	esac
 }
 

@@ -15,6 +15,8 @@ pub enum Contender {
     Ntfs3g,
     /// Passes everything on to a directory: what FUSE itself costs.
     Bindfs,
+    /// Stores nothing: what a row's programs take by themselves.
+    Tmpfs,
 }
 
 impl Contender {
@@ -41,6 +43,7 @@ impl Contender {
             Contender::Fuse2fs => "fuse2fs",
             Contender::Ntfs3g => "ntfs-3g",
             Contender::Bindfs => "bindfs",
+            Contender::Tmpfs => "tmpfs",
         }
     }
 }
