@@ -14,7 +14,7 @@ use crate::{cmd, paths, stage};
 /// The engine's modules from the bottom up, in groups: a module uses those of its own group and of
 /// the groups before it.
 const LAYERS: &[&[&str]] = &[
-    &["types", "error", "device", "map"],
+    &["types", "error", "device", "map", "sort"],
     &["format"],
     &["cache"],
     &["btree"],
