@@ -116,7 +116,7 @@ impl Control {
         let mut all: Vec<(BadBlock, bool)> = vec![];
         loop {
             let from = all.last().map_or(0, |(bad, _)| bad.block + 1);
-            let (low, high) = (from as u32, (from >> 32) as u32);
+            let (low, high) = ((from & 0xffff_ffff) as u32, (from >> 32) as u32);
             match self.ask(BAD_BLOCKS, &[device, clear.into(), 0, low, high]) {
                 Ok(b) => {
                     let before = all.len();

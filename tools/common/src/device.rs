@@ -7,7 +7,7 @@
 
 use crate::discard::{discard_device, punch_hole};
 use crate::report::Failure;
-use aegisfs_engine::{BlockDevice, Error, Result as EngineResult, WriteOp};
+use aegisfs_engine::{BlockDevice, Error, Result as EngineResult, WriteOp, BLOCK_SIZE};
 use aegisfs_platform::{try_box, Box, Vec as EngineVec};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -21,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Unit of all transfers.
-const BLOCK: u64 = aegisfs_engine::BLOCK_SIZE as u64;
+const BLOCK: u64 = BLOCK_SIZE as u64;
 /// Most parts of one `pwritev`: the kernel's `IOV_MAX`.
 const IOV_MAX: usize = 1024;
 /// How long to wait for a volume that is in use: unmounting a FUSE volume returns to its caller
@@ -352,9 +352,9 @@ impl BlockDevice for FileDevice {
 
 /// Memory for direct transfers, and where it begins to be aligned.
 fn aligned(len: usize) -> (Vec<u8>, usize) {
-    let bytes = vec![0; len + BLOCK as usize];
-    let skip = bytes.as_ptr().align_offset(BLOCK as usize);
-    (bytes, skip.min(BLOCK as usize))
+    let bytes = vec![0; len + BLOCK_SIZE];
+    let skip = bytes.as_ptr().align_offset(BLOCK_SIZE);
+    (bytes, skip.min(BLOCK_SIZE))
 }
 
 fn read_direct(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<()> {
