@@ -88,8 +88,9 @@ settle() {
 	if [ "${HOST:-}" = 1 ]; then sync -f $MNT; else sync; fi
 }
 
-# Nothing of the filesystem is in memory.
+# Nothing of the filesystem is in memory. (All of tmpfs stays there.)
 cold() {
+	[ "$FS" != tmpfs ] || return 0
 	detach
 	attach "$disk"
 	drop_caches
