@@ -107,8 +107,15 @@ for seed in range(6):
 for pid in pids:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert status in (0, 255), os.strerror(status)
-found = [n for _, dirs, _ in os.walk(".") for n in dirs if n[0] == "r"]
-assert sorted(found) == ["r%d" % i for i in range(6)], found
+# Wherever they are by now, each is linked from where it is, once.
+seen = set()
+for path, dirs, _ in os.walk("."):
+    st = os.stat(path)
+    assert st.st_ino not in seen, path
+    seen.add(st.st_ino)
+    assert st.st_nlink == 2 + len(dirs), (path, st.st_nlink, dirs)
+    for name in dirs:
+        assert os.stat(os.path.join(path, name, "..")).st_ino == st.st_ino, (path, name)
 lap("races")
 PY
 before=$(find . | wc -l)
