@@ -142,9 +142,10 @@ bool aegisfs_inode_is_new(struct inode *inode)
 	return inode_state_read_once(inode) & I_NEW;
 }
 
+/* Under I_SYNC somebody may have taken the flags and not stored anything yet. */
 bool aegisfs_inode_is_dirty(struct inode *inode)
 {
-	return inode_state_read_once(inode) & I_DIRTY_ALL;
+	return inode_state_read_once(inode) & (I_DIRTY_ALL | I_SYNC);
 }
 
 loff_t aegisfs_i_size_read(const struct inode *inode)
@@ -478,22 +479,51 @@ static void aegisfs_bio_done(struct bio *bio)
  * A worker dispatches requests that nobody has plugged (if the queue has a
  * scheduler), and those that are still plugged when their task sleeps. Either
  * is a switch of tasks that this one can spare. Whoever plugged before finds it
- * done. How it went stands in the bio, whose owner keeps what is private there.
+ * done.
  */
-void aegisfs_submit_bio_wait(struct bio *bio)
+void aegisfs_submit_bio_now(struct bio *bio)
 {
-	DECLARE_COMPLETION_ONSTACK(done);
 	struct blk_plug plug;
-	void *private = bio->bi_private;
 
-	bio->bi_private = &done;
-	bio->bi_end_io = aegisfs_bio_done;
 	bio->bi_opf |= REQ_SYNC;
 	blk_start_plug(&plug);
 	submit_bio(bio);
 	blk_finish_plug(current->plug);
+}
+
+/* How it went stands in the bio, whose owner keeps what is private there. */
+void aegisfs_submit_bio_wait(struct bio *bio)
+{
+	DECLARE_COMPLETION_ONSTACK(done);
+	void *private = bio->bi_private;
+
+	bio->bi_private = &done;
+	bio->bi_end_io = aegisfs_bio_done;
+	aegisfs_submit_bio_now(bio);
 	wait_for_completion_io(&done);
 	bio->bi_private = private;
+}
+
+/* Whether nothing but this ioend is left of a write without errors. */
+bool aegisfs_ioend_is_last(struct iomap_ioend *ioend)
+{
+	return !ioend->io_parent && atomic_read(&ioend->io_remaining) == 1 &&
+	       !ioend->io_error;
+}
+
+/* As iomap_finish_ioends() of a successful write that is the last, in interrupts. */
+void aegisfs_ioend_written(struct iomap_ioend *ioend)
+{
+	struct bio *bio = &ioend->io_bio;
+	struct folio_iter fi;
+
+	if (ioend->io_flags & IOMAP_IOEND_DIRECT) {
+		iomap_dio_bio_end_io(bio);
+		return;
+	}
+	bio_for_each_folio_all(fi, bio)
+		iomap_finish_folio_write(ioend->io_inode, fi.folio, fi.length);
+	bio_put(bio);
 }
 
 int aegisfs_fadvise(struct file *file, loff_t offset, loff_t len, int advice)

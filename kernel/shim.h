@@ -131,6 +131,9 @@ size_t		aegisfs_offset_in_folio(struct folio *folio, loff_t pos);
 void		aegisfs_zero_eof(struct inode *inode, loff_t eof);
 size_t		aegisfs_readahead_length(struct readahead_control *rac);
 bool		aegisfs_may_wait_for_io(void);
+void		aegisfs_submit_bio_now(struct bio *bio);
+bool		aegisfs_ioend_is_last(struct iomap_ioend *ioend);
+void		aegisfs_ioend_written(struct iomap_ioend *ioend);
 void		aegisfs_submit_bio_wait(struct bio *bio);
 int		aegisfs_fadvise(struct file *file, loff_t offset, loff_t len, int advice);
 void		aegisfs_bio_for_each_folio(struct bio *bio,

@@ -18,7 +18,9 @@ mod log;
 mod vec;
 
 pub use ffi::{crc32, crc32_shared, monotonic_ms, now, random_bytes, NofsScope};
-pub use lock::{CondVar, LockClass, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use lock::{
+    CondVar, Event, LockClass, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 pub use log::{log, LogLevel};
 pub use vec::Vec;
 

@@ -251,6 +251,52 @@ impl CondVar {
     }
 }
 
+/// Waiting for a condition over atomic variables, which interrupts may change.
+pub struct Event(CondVar);
+
+impl core::fmt::Debug for Event {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Event")
+    }
+}
+
+impl Event {
+    /// An event nobody waits for.
+    ///
+    /// # Errors
+    /// [`AllocError`] when the host has no memory.
+    pub fn try_new() -> Result<Self, AllocError> {
+        CondVar::try_new().map(Self)
+    }
+
+    /// Returns when `done` says so; it is asked anew after each notification.
+    pub fn wait(&self, mut done: impl FnMut() -> bool) {
+        if done() {
+            return;
+        }
+        let queue = self.0 .0.get();
+        let entry = Opaque::<bindings::wait_queue_entry>::uninit();
+        // SAFETY: `entry` stays in place until `finish_wait` has taken it off the queue. The task is
+        // on the queue before it looks, so no notification is lost.
+        unsafe {
+            bindings::init_wait(entry.get());
+            loop {
+                bindings::prepare_to_wait(queue, entry.get(), bindings::TASK_UNINTERRUPTIBLE as _);
+                if done() {
+                    break;
+                }
+                bindings::schedule_timeout(i64::MAX as _);
+            }
+            bindings::finish_wait(queue, entry.get());
+        }
+    }
+
+    /// The condition may hold now. May be called in interrupts.
+    pub fn notify(&self) {
+        self.0.notify_all();
+    }
+}
+
 /// Many readers or one writer.
 pub struct RwLock<T> {
     raw: Pinned<bindings::rw_semaphore>,

@@ -13,7 +13,10 @@ mod log;
 pub mod simulation;
 mod vec;
 
-pub use lock::{CondVar, LockClass, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use lock::{
+    set_idle, CondVar, Event, LockClass, Mutex, MutexGuard, RwLock, RwLockReadGuard,
+    RwLockWriteGuard,
+};
 pub use log::{log, LogLevel};
 pub use vec::Vec;
 

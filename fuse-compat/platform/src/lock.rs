@@ -3,6 +3,7 @@
 //! locks in normal work, and a host that catches a panic throws the whole volume away.
 
 use crate::AllocError;
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{self, PoisonError};
 use std::time::Duration;
@@ -104,6 +105,52 @@ impl CondVar {
     /// Wakes everybody who waits.
     pub fn notify_all(&self) {
         self.0.notify_all();
+    }
+}
+
+/// Waiting for a condition over atomic variables, which interrupts may change in the kernel.
+#[derive(Debug)]
+pub struct Event(sync::Mutex<()>, sync::Condvar);
+
+thread_local! {
+    static IDLE: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+}
+
+/// What this thread does when it would wait for an [`Event`]: a simulated device gets its work done
+/// there. It must make the condition true.
+pub fn set_idle(work: Option<Box<dyn FnMut()>>) {
+    IDLE.set(work);
+}
+
+impl Event {
+    /// An event nobody waits for.
+    ///
+    /// # Errors
+    /// [`AllocError`] when the host has no memory.
+    pub fn try_new() -> Result<Self, AllocError> {
+        Ok(Self(sync::Mutex::new(()), sync::Condvar::new()))
+    }
+
+    /// Returns when `done` says so; it is asked anew after each notification.
+    pub fn wait(&self, mut done: impl FnMut() -> bool) {
+        if done() {
+            return;
+        }
+        IDLE.with_borrow_mut(|idle| {
+            if let Some(work) = idle {
+                work();
+            }
+        });
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while !done() {
+            guard = self.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The condition may hold now.
+    pub fn notify(&self) {
+        drop(self.0.lock());
+        self.1.notify_all();
     }
 }
 

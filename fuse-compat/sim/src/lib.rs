@@ -7,6 +7,7 @@
 
 #![allow(clippy::cast_possible_truncation, clippy::missing_panics_doc)]
 
+pub mod ahead;
 pub mod attack;
 pub mod audit;
 pub mod crash;

@@ -11,6 +11,7 @@
 
 mod counted;
 mod heal;
+mod pending;
 mod suspect;
 
 use crate::device::{BlockDevice, ReadOp, WriteOp};
@@ -27,6 +28,7 @@ use heal::Reports;
 use suspect::Suspects;
 
 pub use heal::Copies;
+pub use pending::{PendingWrite, PendingWrites};
 pub use suspect::{Owner, Suspect, Trouble};
 
 /// Where a chunk stands.
@@ -70,6 +72,8 @@ pub struct Pool {
     pub stats: Stats,
     reports: Reports,
     suspects: Suspects,
+    /// Data that is committed and not yet written.
+    pub pending: PendingWrites,
 }
 
 /// A verified node.
@@ -116,6 +120,7 @@ impl Pool {
             stats: Stats::default(),
             reports: Reports::default(),
             suspects: Suspects::new()?,
+            pending: PendingWrites::new()?,
         })
     }
 

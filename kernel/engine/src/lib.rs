@@ -44,6 +44,7 @@ mod txn;
 mod types;
 mod volume;
 
+pub use cache::PendingWrite;
 pub use device::{BlockDevice, ReadOp, WriteOp};
 pub use error::{Error, Result};
 pub use object::data::ReadGuard;

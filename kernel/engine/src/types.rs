@@ -198,8 +198,37 @@ pub struct SetAttr {
     pub flags: Option<u32>,
     /// Project.
     pub project: Option<u32>,
-    /// Number of extended-attribute-visible changes; the change cookie.
+    /// The change cookie, which never becomes less.
     pub version: Option<u64>,
+}
+
+/// Times and change cookie as a host has them whose own inode changes with each write. `mtime`: `None`
+/// leaves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Last read.
+    pub atime: Time,
+    /// Last change of the content.
+    pub mtime: Option<Time>,
+    /// Last change of anything.
+    pub ctime: Time,
+    /// The change cookie.
+    pub version: u64,
+}
+
+impl Stamp {
+    /// `attr` with them.
+    #[must_use]
+    pub(crate) fn on(&self, attr: &Attr) -> Attr {
+        Attr {
+            atime: self.atime,
+            mtime: self.mtime.unwrap_or(attr.mtime),
+            ctime: self.ctime,
+            // The engine's own may be ahead.
+            version: self.version.max(attr.version),
+            ..*attr
+        }
+    }
 }
 
 /// An extended attribute to set, whether it exists or not, or to remove if it does.

@@ -205,6 +205,21 @@ impl Ioend {
         Ok(NonNull::new(split).map(Self))
     }
 
+    /// Nothing but this ioend is left of a write without errors.
+    pub(crate) fn is_last(self) -> bool {
+        // SAFETY: By the invariant.
+        unsafe { bindings::aegisfs_ioend_is_last(self.raw()) }
+    }
+
+    /// As [`Ioend::finish`] of a successful write that is the last one, in interrupts too.
+    ///
+    /// # Safety
+    /// As there; [`Ioend::is_last`] was true, and all bios of it are complete without an error.
+    pub(crate) unsafe fn finish_last(self) {
+        // SAFETY: By the invariant and the contract.
+        unsafe { bindings::aegisfs_ioend_written(self.raw()) }
+    }
+
     /// Ends the I/O: the pages' writeback, or the direct I/O. The ioend is gone after that.
     ///
     /// # Safety

@@ -13,6 +13,7 @@ use super::write::{buffered, page_mkwrite};
 use super::writeback::writepages;
 use crate::linux::ffi::bindings;
 use crate::linux::ffi::table::{CStruct, Table};
+use core::sync::atomic::Ordering;
 use kernel::error::{code::*, from_result, to_result, Result};
 use kernel::ffi::c_int;
 
@@ -117,9 +118,10 @@ const NO_SPACE: isize = -(bindings::ENOSPC as isize);
 
 /// Makes everything about the inode durable that its callers were told is done.
 pub(super) fn make_durable(inode: &Inode) -> Result {
+    // Not through the VFS, which would wait for data first. The inode stays dirty, and will find stored
+    // what it has.
     if inode.is_dirty() {
-        // SAFETY: Alive.
-        to_result(unsafe { bindings::sync_inode_metadata(inode.raw(), 1) })?;
+        inode.store_times()?;
     }
     let volume = inode.volume();
     volume
@@ -145,11 +147,21 @@ pub(super) unsafe extern "C" fn fsync(
 ) -> c_int {
     from_result(|| {
         // SAFETY: The VFS passes an open file or directory of ours.
-        let inode = unsafe {
-            to_result(bindings::file_write_and_wait_range(file, start, end))?;
-            inode_of(file)
-        };
-        make_durable(inode).map(|()| 0)
+        unsafe {
+            let inode = inode_of(file);
+            let wait =
+                || bindings::filemap_fdatawait_range_keep_errors(inode.mapping(), start, end);
+            let begun = bindings::filemap_fdatawrite_range(inode.mapping(), start, end);
+            // What is committed is waited for beside its journal entry.
+            if inode.state().in_flight.load(Ordering::Acquire) > 0 {
+                wait();
+            }
+            let durable = make_durable(inode);
+            wait();
+            to_result(bindings::file_check_and_advance_wb_err(file))?;
+            to_result(begun)?;
+            durable.map(|()| 0)
+        }
     })
 }
 

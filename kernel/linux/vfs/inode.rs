@@ -13,7 +13,7 @@ use crate::linux::ffi::bindings;
 use crate::linux::ffi::blockset::BlockSet;
 use crate::linux::ffi::inode::VfsInode;
 use crate::linux::ffi::memory::InodeSlab;
-use aegisfs_engine::{Attr, SetAttr, Time, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE};
+use aegisfs_engine::{Attr, Stamp, Time, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE};
 use aegisfs_platform::{log, LogLevel, NofsScope, Vec};
 use core::cell::UnsafeCell;
 use core::mem::{align_of, offset_of, size_of};
@@ -312,26 +312,31 @@ impl Inode {
     /// Stores the times that the VFS has, and the change cookie: never less than what was shown.
     /// (The engine's own goes up with each of its operations, and the VFS's with it; only writes
     /// of content raise the VFS's alone, and they leave the inode dirty.)
+    /// A file without a name is gone after a crash, and needs none.
     pub(super) fn store_times(&self) -> Result {
-        let times = self.times();
-        let time = |(sec, nsec)| Some(Time { sec, nsec });
-        let mut set = SetAttr {
-            // SAFETY: Alive.
-            version: Some(unsafe { bindings::aegisfs_iversion_peek(self.raw()) }),
-            atime: time(times.atime),
-            ctime: time(times.ctime),
-            ..SetAttr::default()
-        };
-        // The engine itself keeps those of directories.
-        if !self.is(bindings::S_IFDIR) {
-            set.mtime = time(times.mtime);
+        if self.nlink() == 0 {
+            return Ok(());
         }
+        let _nofs = NofsScope::enter();
         let volume = self.volume();
         volume
             .fs
-            .setattr(self.ino(), &set)
-            .map(|_| ())
+            .store_stamp(self.ino(), &self.stamp())
             .map_err(|e| volume.errno(e))
+    }
+
+    /// What [`Inode::store_times`] stores.
+    pub(super) fn stamp(&self) -> Stamp {
+        let times = self.times();
+        let time = |(sec, nsec)| Time { sec, nsec };
+        Stamp {
+            atime: time(times.atime),
+            // The engine itself keeps those of directories.
+            mtime: (!self.is(bindings::S_IFDIR)).then(|| time(times.mtime)),
+            ctime: time(times.ctime),
+            // SAFETY: Alive.
+            version: unsafe { bindings::aegisfs_iversion_peek(self.raw()) },
+        }
     }
 }
 
@@ -532,10 +537,5 @@ pub(super) unsafe extern "C" fn write_inode(
     _control: *mut bindings::writeback_control,
 ) -> c_int {
     // SAFETY: The VFS passes an inode of ours.
-    let inode = unsafe { Inode::of(inode) };
-    if inode.nlink() == 0 {
-        return 0;
-    }
-    let _nofs = NofsScope::enter();
-    from_result(|| inode.store_times().map(|()| 0))
+    from_result(|| unsafe { Inode::of(inode) }.store_times().map(|()| 0))
 }

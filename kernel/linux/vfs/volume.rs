@@ -23,6 +23,9 @@ pub(super) struct Volume {
     pub(super) read_queue: WorkQueue,
     /// Commits what was written.
     pub(super) write_queue: WorkQueue,
+    /// Ends writes that were committed ahead and did not go well. Those of the other queues may wait for
+    /// that.
+    pub(super) rescue_queue: WorkQueue,
 }
 
 /// A volume and those who look after it. Fields are dropped in order: the thread and the shrinker
@@ -43,10 +46,11 @@ impl Volume {
         id: *const kernel::ffi::c_char,
     ) -> Result<KBox<Self>> {
         // SAFETY: The caller passes the NUL-terminated identifier of a super block.
-        let (read_queue, write_queue) = unsafe {
+        let (read_queue, write_queue, rescue_queue) = unsafe {
             (
                 WorkQueue::create(c"aegisfs-read", id)?,
                 WorkQueue::create(c"aegisfs-write", id)?,
+                WorkQueue::create(c"aegisfs-rescue", id)?,
             )
         };
         Ok(KBox::new(
@@ -56,6 +60,7 @@ impl Volume {
                 options,
                 read_queue,
                 write_queue,
+                rescue_queue,
             },
             kernel::alloc::flags::GFP_KERNEL,
         )?)
@@ -217,6 +222,7 @@ impl Mounted {
         // Folios are unlocked before the worker that read them has ended.
         volume.read_queue.flush();
         volume.write_queue.flush();
+        volume.rescue_queue.flush();
         if let Err(e) = volume.fs.unmount() {
             log(LogLevel::Error, format_args!("unmount: {e}"));
         }

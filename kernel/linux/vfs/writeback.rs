@@ -7,7 +7,11 @@
 //! 3. A worker commits them (`commit_data`): only now does the file consist of them. Then the
 //!    reservation is given back and the pages are clean.
 //!
-//! Who waits for a write anyway does 3 by itself ([`Patience`]), which saves two switches of tasks.
+//! A write that somebody waits for goes *ahead*: it is committed while the device is at it, and nobody but
+//! the interrupt is needed when that is done (see `PendingWrites` in the engine). Data that the device could
+//! not write is rescued by a worker then. So do all direct writes.
+//!
+//! Else, who waits for a write anyway does 3 by itself ([`Patience`]), which saves two switches of tasks.
 //!
 //! A crash before 3 leaves the file as it was. A small file's only block is not written at all:
 //! its content goes into the commit (`commit_inline`).
@@ -21,7 +25,7 @@ use crate::linux::ffi::bindings;
 use crate::linux::ffi::bio::{bio_error, for_each_segment, Ioend};
 use crate::linux::ffi::table::{CStruct, Table};
 use crate::linux::ffi::task::{Runnable, Work};
-use aegisfs_engine::{DataRun, DeviceEvent, BLOCK_SHIFT, BLOCK_SIZE};
+use aegisfs_engine::{DataRun, DeviceEvent, PendingWrite, BLOCK_SHIFT, BLOCK_SIZE};
 use aegisfs_platform::{crc32, log, LogLevel, NofsScope, Vec};
 use core::mem::offset_of;
 use core::ops::Range;
@@ -59,6 +63,8 @@ pub(super) enum Patience {
 enum Payload {
     /// Blocks in a place of their own, with their checksums.
     Data { run: DataRun, sums: Vec<u32> },
+    /// The same, committed.
+    Ahead { run: DataRun, write: PendingWrite },
     /// The first bytes of the block, to be stored inline.
     Inline { len: usize },
 }
@@ -67,6 +73,8 @@ enum Payload {
 struct WriteIo {
     work: Work,
     ioend: Ioend,
+    /// Where the data starts in the bio's table.
+    start: bindings::bvec_iter,
     /// `None` once it is committed or given back.
     payload: Option<Payload>,
     /// First block in the file, and how many.
@@ -74,12 +82,33 @@ struct WriteIo {
     blocks: u32,
     /// The file has at least this many bytes afterwards.
     size: u64,
+    progress: Progress,
+}
+
+/// How far the devices are. While the submitter commits, interrupts touch nothing else of a [`WriteIo`].
+struct Progress {
     /// Bios that are not complete, and one for the submitter.
     pending: AtomicU32,
     /// Replicas that were written.
     written: AtomicU32,
     /// The error of one that was not.
     error: AtomicI32,
+}
+
+impl Progress {
+    /// A replica is written, or not.
+    fn note(&self, error: i32) {
+        if error == 0 {
+            self.written.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.error.store(error, Ordering::Relaxed);
+        }
+    }
+
+    /// A bio is done, or the submitter. `true` for the last one.
+    fn put(&self) -> bool {
+        self.pending.fetch_sub(1, Ordering::AcqRel) == 1
+    }
 }
 
 impl WriteIo {
@@ -91,36 +120,34 @@ impl WriteIo {
     /// Makes it the write of `ioend`.
     fn cover(&mut self, ioend: Ioend) {
         self.ioend = ioend;
+        // SAFETY: Not submitted.
+        self.start = unsafe { (*ioend.bio()).bi_iter };
         self.block = ioend.offset() >> BLOCK_SHIFT;
         self.blocks = ioend.payload() >> BLOCK_SHIFT;
         self.size = ioend.offset().saturating_add(ioend.size());
     }
 
-    /// One replica is done, or failed. `true` for the last one, whose caller owns the object now.
-    ///
-    /// # Safety
-    /// `this` is alive; the caller does not use it after `false`.
-    unsafe fn put(this: *mut Self, error: i32) -> bool {
-        // SAFETY: By contract.
-        unsafe {
-            if error == 0 {
-                (*this).written.fetch_add(1, Ordering::Relaxed);
-            } else {
-                (*this).error.store(error, Ordering::Relaxed);
-            }
-            (*this).pending.fetch_sub(1, Ordering::AcqRel) == 1
-        }
-    }
-
-    /// As [`WriteIo::put`]; the last one hands it to a worker.
+    /// A bio is done. The last one hands the object to a worker if there is work. In interrupts too.
     ///
     /// # Safety
     /// `this` is alive, and the caller does not use it after the call.
-    unsafe fn put_queued(this: *mut Self, error: i32) {
-        // SAFETY: By contract.
+    unsafe fn put_queued(this: *mut Self) {
+        // SAFETY: By contract; the last one owns the object, made by `KBox::into_raw`.
         unsafe {
-            if Self::put(this, error) {
-                (*this).inode().volume().write_queue.queue(this);
+            if !(*this).progress.put() {
+                return;
+            }
+            let volume = (*this).inode().volume();
+            match &(*this).payload {
+                Some(Payload::Ahead { .. }) => {
+                    let good = (*this).progress.error.load(Ordering::Relaxed) == 0;
+                    if good && (*this).ioend.is_last() {
+                        complete_at_once(KBox::from_raw(this));
+                    } else {
+                        volume.rescue_queue.queue(this);
+                    }
+                }
+                _ => volume.write_queue.queue(this),
             }
         }
     }
@@ -143,9 +170,24 @@ impl Runnable for WriteIo {
     }
 }
 
+/// Ends an I/O that was committed ahead and has gone well. Does not sleep.
+fn complete_at_once(mut io: KBox<WriteIo>) {
+    if let Some(Payload::Ahead { write, .. }) = io.payload.take() {
+        io.inode().volume().fs.data_written(write);
+    }
+    // SAFETY: Complete, and the last one; its last use.
+    unsafe { io.ioend.finish_last() };
+}
+
 /// Commits what was written and ends the I/O.
 fn complete(mut io: KBox<WriteIo>) {
     let result = match io.payload.take() {
+        Some(Payload::Ahead { run, write }) => {
+            let result = arrived(&io, &run, write);
+            let error = result.err().map_or(0, |e| e.to_errno());
+            // SAFETY: Complete; its last use.
+            return unsafe { io.ioend.finish(error) };
+        }
         Some(Payload::Inline { len }) => match commit_inline(&io, len) {
             Ok(true) => Ok(()),
             // The file has outgrown its inode: its block is written after all.
@@ -168,12 +210,11 @@ fn complete(mut io: KBox<WriteIo>) {
     unsafe { io.ioend.finish(error) };
 }
 
-fn commit_data(io: &WriteIo, run: DataRun, sums: &[u32]) -> Result {
+/// What became of the replicas: an error when there is none.
+fn device_result(io: &WriteIo) -> Result {
     let inode = io.inode();
-    let volume = inode.volume();
-    let error = io.error.load(Ordering::Relaxed);
-    if io.written.load(Ordering::Acquire) == 0 {
-        volume.fs.fail_data(run);
+    let error = io.progress.error.load(Ordering::Relaxed);
+    if io.progress.written.load(Ordering::Acquire) == 0 {
         note!(
             Error,
             "inode {}: the device did not write {} blocks at byte {}",
@@ -195,11 +236,75 @@ fn commit_data(io: &WriteIo, run: DataRun, sums: &[u32]) -> Result {
             inode.ino()
         );
     }
+    Ok(())
+}
+
+/// The device is done with what was committed ahead. What it did not write is put elsewhere.
+fn arrived(io: &WriteIo, run: &DataRun, write: PendingWrite) -> Result {
+    let fs = &io.inode().volume().fs;
+    if device_result(io).is_ok() {
+        fs.data_written(write);
+        return Ok(());
+    }
+    let (mut block, mut result) = (io.block, Ok(()));
+    let mut addr = run.at.first().map_or(0, |at| at.block);
+    // SAFETY: Complete, and its pages are under writeback or belong to the write.
+    unsafe {
+        for_each_segment(io.ioend.bio(), io.start, |segment| {
+            if result.is_ok() {
+                result = fs.rescue_data(io.inode().ino(), block, addr, segment);
+            }
+            let blocks = (segment.len() / BLOCK_SIZE) as u64;
+            block = block.saturating_add(blocks);
+            addr = addr.saturating_add(blocks);
+        });
+    }
+    fs.data_lost(write, run);
+    result.map_err(|e| io.inode().volume().errno(e))
+}
+
+/// Commits what is on its way, if that can be done now. The payload has been taken out of `io`; gives
+/// what it has become.
+fn commit_ahead(io: &WriteIo, payload: Option<Payload>) -> Option<Payload> {
+    let Some(Payload::Data { run, sums }) = payload else {
+        return payload;
+    };
+    let inode = io.inode();
+    let write = {
+        let mut content = inode.state().commit.lock();
+        content.has_blocks = true;
+        let (ino, stamp) = (inode.ino(), inode.stamp());
+        let fs = &inode.volume().fs;
+        fs.commit_data_ahead(ino, io.block, &run, &sums, io.size, Some(&stamp))
+    };
+    let Some(write) = write else {
+        return Some(Payload::Data { run, sums });
+    };
+    note_committed(io);
+    inode.return_taken(io.block, u64::from(io.blocks));
+    Some(Payload::Ahead { run, write })
+}
+
+/// The inode's state after a commit.
+fn note_committed(io: &WriteIo) {
+    let state = io.inode().state();
+    state.stored_size.fetch_max(io.size, Ordering::Relaxed);
+    state.blocks_stale.store(true, Ordering::Release);
+}
+
+fn commit_data(io: &WriteIo, run: DataRun, sums: &[u32]) -> Result {
+    let inode = io.inode();
+    let volume = inode.volume();
+    if let Err(e) = device_result(io) {
+        volume.fs.fail_data(run);
+        return Err(e);
+    }
     let mut content = inode.state().commit.lock();
     content.has_blocks = true;
+    let (ino, stamp) = (inode.ino(), inode.stamp());
     let result = volume
         .fs
-        .commit_data(inode.ino(), io.block, run, sums, io.size, None);
+        .commit_data(ino, io.block, run, sums, io.size, Some(&stamp));
     drop(content);
     result.map_err(|e| {
         note!(
@@ -210,9 +315,7 @@ fn commit_data(io: &WriteIo, run: DataRun, sums: &[u32]) -> Result {
         );
         volume.errno(e)
     })?;
-    let state = inode.state();
-    state.stored_size.fetch_max(io.size, Ordering::Relaxed);
-    state.blocks_stale.store(true, Ordering::Release);
+    note_committed(io);
     Ok(())
 }
 
@@ -232,7 +335,7 @@ fn commit_inline(io: &WriteIo, len: usize) -> Result<bool> {
             if let Some(bytes) = segment.get(..len) {
                 result = volume
                     .fs
-                    .commit_inline(inode.ino(), bytes, None)
+                    .commit_inline(inode.ino(), bytes, Some(&inode.stamp()))
                     .map_err(|e| {
                         note!(Error, "inode {}: storing its content: {}", inode.ino(), e);
                         volume.errno(e)
@@ -360,6 +463,8 @@ fn submit(io: KBox<WriteIo>, patience: Patience) {
     let Some(Payload::Data { run, .. }) = &io.payload else {
         return complete(io);
     };
+    // Until a record says that it was written, unwritten space shows zeros.
+    let ahead = !run.preallocated && (patience == Patience::Device || ioend.is_direct());
     let mut places = [None; 4];
     for (place, at) in places.iter_mut().zip(&run.at) {
         // SAFETY: The volume outlives its I/O.
@@ -369,7 +474,7 @@ fn submit(io: KBox<WriteIo>, patience: Patience) {
     // SAFETY: The object is ours until its last bio is complete, for which the submitter holds a
     // count. The main bio stays until the ioend is finished, so the copies may use its table.
     unsafe {
-        (*this).pending.store(1, Ordering::Relaxed);
+        (*this).progress.pending.store(1, Ordering::Relaxed);
         let bio = ioend.bio();
         for (bdev, offset) in places.iter().skip(1).flatten() {
             let copy = bindings::bio_alloc_clone(
@@ -379,13 +484,13 @@ fn submit(io: KBox<WriteIo>, patience: Patience) {
                 &raw mut bindings::fs_bio_set,
             );
             if copy.is_null() {
-                (*this).error.store(ENOMEM.to_errno(), Ordering::Relaxed);
+                (*this).progress.note(ENOMEM.to_errno());
                 continue;
             }
             (*copy).bi_iter.bi_sector = *offset >> SECTOR_SHIFT;
             (*copy).bi_private = this.cast();
             (*copy).bi_end_io = Some(copy_end_io);
-            (*this).pending.fetch_add(1, Ordering::Relaxed);
+            (*this).progress.pending.fetch_add(1, Ordering::Relaxed);
             bindings::submit_bio(copy);
         }
         match places.first().copied().flatten() {
@@ -393,19 +498,36 @@ fn submit(io: KBox<WriteIo>, patience: Patience) {
                 bindings::aegisfs_bio_set_dev(bio, bdev.raw());
                 bindings::aegisfs_bio_clear_complete_in_task(bio);
                 ioend.set_sector(offset >> SECTOR_SHIFT);
-                if patience == Patience::Device {
+                if patience == Patience::Device && !ahead {
                     bindings::aegisfs_submit_bio_wait(bio);
-                    if WriteIo::put(this, device_error(this, bio)) {
+                    (*this).progress.note(device_error(this, bio));
+                    if (*this).progress.put() {
                         WriteIo::run(this);
                     }
                     return;
                 }
                 ioend.set_private(this.cast());
                 (*bio).bi_end_io = Some(end_io);
-                // The count of the submitter goes with this bio.
-                bindings::submit_bio(bio);
+                if !ahead {
+                    // The count of the submitter goes with this bio.
+                    bindings::submit_bio(bio);
+                    return;
+                }
+                (*this).progress.pending.fetch_add(1, Ordering::Relaxed);
+                match patience {
+                    Patience::Device => bindings::aegisfs_submit_bio_now(bio),
+                    _ => bindings::submit_bio(bio),
+                }
+                let payload = (*this).payload.take();
+                (*this).payload = commit_ahead(&*this, payload);
+                if (*this).progress.put() {
+                    WriteIo::run(this);
+                }
             }
-            None => WriteIo::put_queued(this, EIO.to_errno()),
+            None => {
+                (*this).progress.note(EIO.to_errno());
+                WriteIo::put_queued(this);
+            }
         }
     }
 }
@@ -414,7 +536,8 @@ unsafe extern "C" fn end_io(bio: *mut bindings::bio) {
     // SAFETY: Set by `submit` only: part of an ioend that carries a `WriteIo`.
     unsafe {
         let io = Ioend::from_bio(bio).private().cast::<WriteIo>();
-        WriteIo::put_queued(io, device_error(io, bio));
+        (*io).progress.note(device_error(io, bio));
+        WriteIo::put_queued(io);
     }
 }
 
@@ -422,9 +545,9 @@ unsafe extern "C" fn copy_end_io(bio: *mut bindings::bio) {
     // SAFETY: Set by `submit` only, with a `WriteIo` that counts this bio.
     unsafe {
         let io = (*bio).bi_private.cast::<WriteIo>();
-        let error = device_error(io, bio);
+        (*io).progress.note(device_error(io, bio));
         bindings::bio_put(bio);
-        WriteIo::put_queued(io, error);
+        WriteIo::put_queued(io);
     }
 }
 
@@ -437,7 +560,7 @@ unsafe fn device_error(io: *mut WriteIo, bio: *mut bindings::bio) -> i32 {
     unsafe {
         let error = bio_error(bio);
         if error != 0 {
-            let fs = &(*io).inode().volume().fs;
+            let fs = &Inode::of((*io).ioend.inode()).volume().fs;
             fs.note_device(0, DeviceEvent::WriteError);
         }
         error
@@ -451,13 +574,17 @@ fn new_io(ioend: Ioend) -> Result<KBox<WriteIo>> {
         WriteIo {
             work: Work::new(),
             ioend,
+            // SAFETY: Not submitted.
+            start: unsafe { (*ioend.bio()).bi_iter },
             payload: None,
             block: 0,
             blocks: 0,
             size: 0,
-            pending: AtomicU32::new(1),
-            written: AtomicU32::new(0),
-            error: AtomicI32::new(0),
+            progress: Progress {
+                pending: AtomicU32::new(1),
+                written: AtomicU32::new(0),
+                error: AtomicI32::new(0),
+            },
         },
         GFP_KERNEL,
     )?;

@@ -115,6 +115,33 @@ const BUGS: &[Bug] = &[
         )],
     },
     Bug {
+        name: "entry-without-its-data",
+        what: "a journal entry is acknowledged while data of its records is still on its way",
+        changes: &[(
+            JOURNAL,
+            "                    pending.wait_records(batch.end());\n",
+            "                    if !BUG {\n                        pending.wait_records(batch.end());\n                    }\n",
+        )],
+    },
+    Bug {
+        name: "checkpoint-without-its-data",
+        what: "a checkpoint is made while data of its records is still on its way",
+        changes: &[(
+            CHECKPOINT,
+            "        let closed = self.pool.pending.close();\n",
+            "        let closed = (!BUG).then(|| self.pool.pending.close());\n",
+        )],
+    },
+    Bug {
+        name: "rescue-not-durable",
+        what: "an entry is acknowledged whose data was put elsewhere by a record that is not durable",
+        changes: &[(
+            JOURNAL,
+            "        pending.failed() > self.first\n",
+            "        pending.failed() > self.first && !BUG\n",
+        )],
+    },
+    Bug {
         name: "in-place-not-waited-for",
         what: "a journal entry does not wait for data that was written to preallocated space",
         changes: &[(
@@ -151,8 +178,8 @@ const BUGS: &[Bug] = &[
              let to = run.at.iter().filter(|_| !BUG);\n",
         ), (
             "object/extent.rs",
-            "            self.commit_data(ino, at, run, &sums, reached, mtime)?;\n",
-            "            self.commit_data(ino, at, run, &sums, reached, mtime)?;\n\
+            "            self.commit_run(ino, at, run, &sums, reached, Noted::Engine(mtime))?;\n",
+            "            self.commit_run(ino, at, run, &sums, reached, Noted::Engine(mtime))?;\n\
              if BUG {\n                self.sync()?;\n                for block in late {\n\
              self.pool.write_raw(block, part)?;\n                }\n            }\n",
         )],

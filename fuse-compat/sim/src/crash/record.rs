@@ -2,6 +2,7 @@
 //! Runs operations on a disk that logs, and on the model.
 
 use super::Config;
+use crate::ahead::Ahead;
 use crate::disk::{Event, Image};
 use crate::generate::{Generator, Profile};
 use crate::model::Model;
@@ -151,6 +152,7 @@ pub fn record(config: &Config, base: &Base, script: &[Step]) -> Result<Recording
         helpers.push(Helper::start(&fs, |fs| fs.checkpoint()));
         helpers.push(Helper::start(&fs, Fs::sync));
     }
+    let mut ahead = Ahead::begin(&disk, config.seed, config.threads);
     // Number of the volume's next operation before each step.
     let mut sequences = vec![];
     for (n, step) in script.iter().enumerate() {
@@ -162,6 +164,7 @@ pub fn record(config: &Config, base: &Base, script: &[Step]) -> Result<Recording
         }
         r.halfway.push(halfway);
         disk.note(Event::Begin(n as u32));
+        ahead.pass_time();
         let mut failed = None;
         match step {
             Step::Op(op) => {
@@ -171,6 +174,7 @@ pub fn record(config: &Config, base: &Base, script: &[Step]) -> Result<Recording
                     break;
                 }
                 let want = model.run(op);
+                let done = got.is_ok();
                 if !op.is_durable() {
                     durable = 0;
                 }
@@ -180,6 +184,10 @@ pub fn record(config: &Config, base: &Base, script: &[Step]) -> Result<Recording
                         return Err(format!("step {n}, {op:?}: {got:?}, model: {want:?}"))
                     }
                     _ => {}
+                }
+                if let (Op::Write { ino, offset, data }, true) = (op, done) {
+                    let again = ahead.write_again(&fs, *ino, *offset, data.len as u64);
+                    failed = again.err().map(|e| (e, "writing again".into()));
                 }
             }
             Step::CommitPrevious => {
@@ -193,6 +201,7 @@ pub fn record(config: &Config, base: &Base, script: &[Step]) -> Result<Recording
                 failed = fs.sync().err().map(|e| (e, "sync".into()));
             }
             Step::Remount => {
+                ahead.finish();
                 let mounted = fs.unmount().and_then(|()| mount(&disk, discard));
                 match mounted {
                     Ok(mounted) => fs = Arc::from(mounted),
@@ -212,6 +221,7 @@ pub fn record(config: &Config, base: &Base, script: &[Step]) -> Result<Recording
         disk.note(Event::Durable(durable));
         r.push(step.clone(), &model);
     }
+    drop(ahead);
     helpers.clear();
     disk.spared()?;
     r.events = disk.take_log();

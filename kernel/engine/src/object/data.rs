@@ -5,7 +5,7 @@
 //! Every block is verified against its checksum before any of it is handed out. A bad copy is healed
 //! from another one if there is one.
 
-use super::extent::Mapped;
+use super::extent::{Mapped, Noted};
 use super::inode::block_of;
 use crate::cache::Owner;
 use crate::error::{Error, Result};
@@ -102,7 +102,8 @@ impl Fs {
 
     fn read_run_guarded(&self, ino: u64, block: u64, buf: &mut [u8]) -> Result<usize> {
         let mut record = Vec::new();
-        let Some(Mapped { start, extent }) = self.extent_at(ino, block, &mut record)? else {
+        let here = self.settled_extent_at(ino, block, &mut record)?;
+        let Some(Mapped { start, extent }) = here else {
             let buf = buf.get_mut(..BLOCK_SIZE).ok_or(Error::Invalid)?;
             buf.fill(0);
             if block == 0 {
@@ -216,7 +217,8 @@ impl Fs {
             // Inline content takes metadata: without a promise it would eat the reserve that deleting
             // needs.
             self.reserve(1)?;
-            let result = self.commit_inline(ino, &content, Some(Time::now()));
+            let noted = Noted::Engine(Some(Time::now()));
+            let result = self.store_inline(ino, &content, noted);
             self.unreserve(1);
             return result;
         }
@@ -310,7 +312,7 @@ impl Fs {
         if attr.inline {
             let keep = usize::try_from(attr.size).map_or(0, |s| s.min(BLOCK_SIZE));
             let content = buf.get(..keep).unwrap_or(&[]);
-            return self.commit_inline(ino, content, Some(Time::now()));
+            return self.store_inline(ino, content, Noted::Engine(Some(Time::now())));
         }
         // Not from what users may fill: shrinking must be possible on a full volume. The block that
         // is replaced comes back with the next checkpoint.

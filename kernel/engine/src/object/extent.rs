@@ -10,6 +10,7 @@
 use super::dir::touch;
 use super::inode::{block_of, delete_range, free_extent, orphan_key, put_inline};
 use crate::btree::{Io, Walk};
+use crate::cache::PendingWrite;
 use crate::error::{Error, Result};
 use crate::format::key::{kind, Key, MAX_REPLICAS};
 use crate::format::record::{
@@ -19,7 +20,7 @@ use crate::space::Range;
 use crate::txn::shared::{sharing, Budget};
 use crate::txn::{Class, Fs, State, Tx, TREE};
 use crate::types::{
-    Attr, DataRun, Location, Mapping, Time, BLOCK_SIZE, FILE_SIZE_MAX, MODE_DIR, MODE_FILE,
+    Attr, DataRun, Location, Mapping, Stamp, Time, BLOCK_SIZE, FILE_SIZE_MAX, MODE_DIR, MODE_FILE,
     MODE_TYPE,
 };
 use aegisfs_platform::Vec;
@@ -31,7 +32,7 @@ const _: () = assert!(RUN_MAX as usize * 180 < RECORD_SOFT);
 /// Bytes of a record at which an operation of unbounded size goes on in the next one.
 pub(super) const RECORD_SOFT: usize = 256 << 10;
 /// How often data that a device cannot write is put elsewhere, in one call.
-const WRITE_TRIES: u32 = 5;
+pub(super) const WRITE_TRIES: u32 = 5;
 /// Largest inline content, in bytes: must fit one block and one record.
 const INLINE_MAX: usize = 2048;
 
@@ -54,6 +55,30 @@ impl Mapped {
         let skip = block.saturating_sub(self.start) as u32;
         self.extent
             .slice(skip, self.extent.blocks.saturating_sub(skip))
+    }
+}
+
+/// What a write leaves in the inode.
+#[derive(Clone, Copy)]
+pub(super) enum Noted<'a> {
+    /// What the host's inode has.
+    Host(&'a Stamp),
+    /// The time of the change; `None`: the host will store it.
+    Engine(Option<Time>),
+}
+
+impl Noted<'_> {
+    fn on(self, attr: &mut Attr) {
+        match self {
+            Self::Host(stamp) => *attr = stamp.on(attr),
+            Self::Engine(mtime) => note_write(attr, mtime),
+        }
+    }
+}
+
+impl<'a> From<Option<&'a Stamp>> for Noted<'a> {
+    fn from(stamp: Option<&'a Stamp>) -> Self {
+        stamp.map_or(Self::Engine(None), Self::Host)
     }
 }
 
@@ -212,6 +237,28 @@ impl Fs {
         Ok(here)
     }
 
+    /// As [`Fs::extent_at`]; all that was committed of it has been written.
+    pub(crate) fn settled_extent_at(
+        &self,
+        ino: u64,
+        block: u64,
+        record: &mut Vec<u8>,
+    ) -> Result<Option<Mapped>> {
+        let pending = &self.pool.pending;
+        loop {
+            let failures = pending.failures();
+            let here = self.extent_at(ino, block, record)?;
+            let settled = here.as_ref().is_none_or(|m| {
+                let e = &m.extent;
+                e.kind == ExtentKind::Unwritten
+                    || pending.is_settled(e.addr[0], u64::from(e.blocks), failures)
+            });
+            if settled {
+                return Ok(here);
+            }
+        }
+    }
+
     /// Checksums of consecutive blocks of a file, as long as block `block + i` stands at logical block
     /// `at + i` (in the first replica). Gives how many were stored in `out`: fewer than its length
     /// means that the file has changed since `at` was looked up.
@@ -366,7 +413,12 @@ impl Fs {
         Ok((upto - block) as u32)
     }
 
-    fn run(&self, addr: &[u64; MAX_REPLICAS], blocks: u32, preallocated: bool) -> Result<DataRun> {
+    pub(super) fn run(
+        &self,
+        addr: &[u64; MAX_REPLICAS],
+        blocks: u32,
+        preallocated: bool,
+    ) -> Result<DataRun> {
         let mut at = Vec::try_with_capacity(MAX_REPLICAS)?;
         for a in addr.iter().filter(|a| **a != 0) {
             at.try_push(self.pool.locate(*a, u64::from(blocks))?)?;
@@ -390,7 +442,8 @@ impl Fs {
     }
 
     /// The blocks of `run` are written, in all replicas: they become the content of the file from
-    /// `block` on, `sums` their checksums. The file is at least `size` bytes long afterwards.
+    /// `block` on, `sums` their checksums. The file is at least `size` bytes long afterwards. Without
+    /// a stamp the host will store its times.
     ///
     /// # Errors
     /// `Stale` when the inode is gone, `Invalid` when preallocated space is not there any more,
@@ -402,24 +455,78 @@ impl Fs {
         run: DataRun,
         sums: &[u32],
         size: u64,
-        mtime: Option<Time>,
+        stamp: Option<&Stamp>,
     ) -> Result<()> {
-        let result = self.try_commit_data(ino, block, &run, sums, size, mtime);
+        let noted = Noted::from(stamp);
+        self.commit_run(ino, block, run, sums, size, noted)
+    }
+
+    fn commit_run(
+        &self,
+        ino: u64,
+        block: u64,
+        run: DataRun,
+        sums: &[u32],
+        size: u64,
+        noted: Noted<'_>,
+    ) -> Result<()> {
+        let result = self.refer_to(ino, block, &run, sums, size, noted);
+        let result = result.and_then(Tx::commit);
         if result.is_err() {
             self.abort_data(run);
         }
-        result
+        result.map(|_| ())
     }
 
-    fn try_commit_data(
+    /// As [`Fs::commit_data`], of blocks that devices are still writing. The caller ends the write
+    /// with [`Fs::data_written`] when they have done it, or with [`Fs::rescue_data`] and
+    /// [`Fs::data_lost`] when they could not. Until then who reads the blocks, makes them durable, or
+    /// begins a checkpoint waits.
+    ///
+    /// `None`: not possible now, and nothing has changed. The caller goes the other way when the
+    /// blocks are written.
+    #[must_use]
+    pub fn commit_data_ahead(
         &self,
         ino: u64,
         block: u64,
         run: &DataRun,
         sums: &[u32],
         size: u64,
-        mtime: Option<Time>,
-    ) -> Result<()> {
+        stamp: Option<&Stamp>,
+    ) -> Option<PendingWrite> {
+        if run.preallocated {
+            // Until the record is there, readers see zeros.
+            return None;
+        }
+        let tx = self
+            .refer_to(ino, block, run, sums, size, stamp.into())
+            .ok()?;
+        let addr = run.at.first()?.block;
+        let pending = &self.pool.pending;
+        let write = pending.begin(addr, u64::from(run.blocks), tx.state.sequence)?;
+        if tx.commit().is_err() {
+            pending.end(write);
+            return None;
+        }
+        Some(write)
+    }
+
+    /// Data that was committed ahead has been written. May be called in interrupts.
+    pub fn data_written(&self, write: PendingWrite) {
+        self.pool.pending.end(write);
+    }
+
+    /// An operation that makes a run the content of a file, up to its commit.
+    fn refer_to(
+        &self,
+        ino: u64,
+        block: u64,
+        run: &DataRun,
+        sums: &[u32],
+        size: u64,
+        noted: Noted<'_>,
+    ) -> Result<Tx<'_>> {
         let end = block
             .checked_add(u64::from(run.blocks))
             .ok_or(Error::FileTooBig)?;
@@ -486,17 +593,20 @@ impl Fs {
         }
         attr.blocks = attr.blocks.saturating_add(u64::from(run.blocks));
         attr.size = attr.size.max(size);
-        note_write(&mut attr, mtime);
+        noted.on(&mut attr);
         tx.put_inode(&attr)?;
-        tx.commit()?;
-        Ok(())
+        Ok(tx)
     }
 
-    /// The file becomes inline, with exactly this content.
+    /// The file becomes inline, with exactly this content. Without a stamp the host will store its times.
     ///
     /// # Errors
     /// `Invalid` above [`Fs::inline_max`] or for other than regular files; `Stale`; `NoSpace`.
-    pub fn commit_inline(&self, ino: u64, content: &[u8], mtime: Option<Time>) -> Result<()> {
+    pub fn commit_inline(&self, ino: u64, content: &[u8], stamp: Option<&Stamp>) -> Result<()> {
+        self.store_inline(ino, content, stamp.into())
+    }
+
+    pub(super) fn store_inline(&self, ino: u64, content: &[u8], noted: Noted<'_>) -> Result<()> {
         if content.len() > self.inline_max() {
             return Err(Error::Invalid);
         }
@@ -523,7 +633,7 @@ impl Fs {
         }
         attr.inline = !content.is_empty();
         attr.size = content.len() as u64;
-        note_write(&mut attr, mtime);
+        noted.on(&mut attr);
         tx.put_inode(&attr)?;
         tx.commit()?;
         Ok(())
@@ -576,7 +686,7 @@ impl Fs {
             done += bytes;
             // The size grows with what is there, never ahead of it.
             let reached = size.min((at + u64::from(run.blocks)) * BLOCK_SIZE as u64);
-            self.commit_data(ino, at, run, &sums, reached, mtime)?;
+            self.commit_run(ino, at, run, &sums, reached, Noted::Engine(mtime))?;
         }
         Ok(())
     }
@@ -601,7 +711,7 @@ impl Fs {
                 let mut content = Vec::new();
                 self.read_inline(ino, &mut content)?;
                 content.try_resize(size as usize, 0)?;
-                self.commit_inline(ino, &content, Some(Time::now()))?;
+                self.store_inline(ino, &content, Noted::Engine(Some(Time::now())))?;
                 return self.getattr(ino);
             }
             self.materialize(ino)?;

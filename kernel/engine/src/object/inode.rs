@@ -14,9 +14,9 @@ use crate::space::Range;
 use crate::txn::shared::Budget;
 use crate::txn::{Class, Fs, Tx, TREE};
 use crate::types::{
-    flag, Attr, NewInode, SetAttr, Time, XattrChange, XattrMode, BLOCK_SHIFT, BLOCK_SIZE, INO_END,
-    MODE_BLOCK, MODE_CHAR, MODE_DIR, MODE_FIFO, MODE_FILE, MODE_SOCKET, MODE_SYMLINK, MODE_TYPE,
-    SYMLINK_MAX,
+    flag, Attr, NewInode, SetAttr, Stamp, Time, XattrChange, XattrMode, BLOCK_SHIFT, BLOCK_SIZE,
+    INO_END, MODE_BLOCK, MODE_CHAR, MODE_DIR, MODE_FIFO, MODE_FILE, MODE_SOCKET, MODE_SYMLINK,
+    MODE_TYPE, SYMLINK_MAX,
 };
 use aegisfs_platform::{log, LogLevel, Vec};
 
@@ -51,6 +51,25 @@ impl Fs {
         self.setattr_with(ino, set, None)
     }
 
+    /// Stores what the host's inode has, if that is not stored already.
+    ///
+    /// # Errors
+    /// As [`Fs::setattr`].
+    pub fn store_stamp(&self, ino: u64, stamp: &Stamp) -> Result<()> {
+        let attr = self.getattr(ino)?;
+        if stamp.on(&attr) == attr {
+            return Ok(());
+        }
+        let set = SetAttr {
+            atime: Some(stamp.atime),
+            mtime: stamp.mtime,
+            ctime: Some(stamp.ctime),
+            version: Some(stamp.version),
+            ..SetAttr::default()
+        };
+        self.setattr(ino, &set).map(|_| ())
+    }
+
     /// Changes attributes and an extended one in one operation: an access control list and the
     /// permission bits that go with it.
     ///
@@ -79,7 +98,10 @@ impl Fs {
         }
         attr.project = set.project.unwrap_or(attr.project);
         attr.ctime = set.ctime.unwrap_or_else(Time::now);
-        attr.version = set.version.unwrap_or(attr.version.saturating_add(1));
+        attr.version = match set.version {
+            Some(version) => version.max(attr.version),
+            None => attr.version.saturating_add(1),
+        };
         let times = [attr.atime, attr.mtime, attr.ctime, attr.btime];
         if times.iter().any(|t| t.nsec >= 1_000_000_000) {
             return Err(Error::Invalid);

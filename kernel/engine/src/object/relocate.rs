@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Data that a device cannot write, and moving a block of a file away from a place that does not hold it.
 
-use super::extent::{cut, overlapping, put_extent};
-use crate::cache::{Owner, Suspect, Trouble};
+use super::extent::{cut, overlapping, put_extent, WRITE_TRIES};
+use crate::cache::{Owner, PendingWrite, Suspect, Trouble};
 use crate::error::{Error, Result};
 use crate::format::key::MAX_REPLICAS;
 use crate::format::record::{extent_sum, Extent, ExtentKind};
@@ -15,6 +15,12 @@ impl Fs {
     /// Gives back what `alloc_data` gave, because a device could not write it. Nobody gets it before it was
     /// tested.
     pub fn fail_data(&self, run: DataRun) {
+        self.suspect_data(&run);
+        self.abort_data(run);
+    }
+
+    /// A device could not write a run: its blocks are tested before they are used again.
+    pub(super) fn suspect_data(&self, run: &DataRun) {
         for at in run.at.iter().filter(|_| !run.preallocated) {
             let noted = self.pool.suspect(Suspect {
                 addr: at.block,
@@ -31,7 +37,6 @@ impl Fs {
                 }
             }
         }
-        self.abort_data(run);
     }
 
     /// Gives a block of a file that has a copy at `addr` new places for all copies, and a good content.
@@ -48,7 +53,7 @@ impl Fs {
 
     fn move_data_guarded(&self, ino: u64, block: u64, addr: u64) -> Result<()> {
         let mut record = Vec::new();
-        let Some(m) = self.extent_at(ino, block, &mut record)? else {
+        let Some(m) = self.settled_extent_at(ino, block, &mut record)? else {
             return Ok(());
         };
         let skip = (block - m.start) as u32;
@@ -64,20 +69,84 @@ impl Fs {
         if !good {
             return Err(Error::Corrupt);
         }
-        let (at, _) = self.space.lock().allocate_data(1)?;
-        let result = self.write_moved(ino, block, &old, sum, &content, at);
-        if result != Ok(true) {
-            let mut space = self.space.lock();
-            for addr in at.into_iter().filter(|a| *a != 0) {
-                space.give_back(addr, 1);
-            }
+        self.put_elsewhere(Class::Reserve, ino, block, &old, sum, &content)
+    }
+
+    /// Data that was committed ahead was not written: `data`, whole blocks that should have gone to block
+    /// `addr` (of the first replica) and those after it, is put elsewhere, where the file still has it there
+    /// from its block `block` on. Call it for all of the run, and [`Fs::data_lost`] then.
+    ///
+    /// # Errors
+    /// No place takes the data: this has stopped the volume, whose last durable state stands.
+    pub fn rescue_data(&self, ino: u64, block: u64, addr: u64, data: &[u8]) -> Result<()> {
+        let mut blocks = data.chunks_exact(BLOCK_SIZE).zip(0..);
+        let rescued = blocks.try_for_each(|(content, i)| {
+            self.rescue_block(
+                ino,
+                block.saturating_add(i),
+                addr.saturating_add(i),
+                content,
+            )
+        });
+        if let Err(e) = rescued {
+            self.fail("writing data that was committed", e);
         }
-        result.map(|_| ())
+        rescued
+    }
+
+    fn rescue_block(&self, ino: u64, block: u64, addr: u64, content: &[u8]) -> Result<()> {
+        let mut record = Vec::new();
+        let Some(m) = self.extent_at(ino, block, &mut record)? else {
+            return Ok(());
+        };
+        let old = m.extent.slice((block - m.start) as u32, 1);
+        if old.kind != ExtentKind::Data || old.addr[0] != addr {
+            // Written anew, or cut off, since it was submitted.
+            return Ok(());
+        }
+        let sum = crc32(0, content);
+        let mut tries = 0;
+        loop {
+            let put = self.put_elsewhere(Class::Rescue, ino, block, &old, sum, content);
+            if put != Err(Error::Io) || tries == WRITE_TRIES {
+                return put;
+            }
+            tries += 1;
+        }
+    }
+
+    /// Ends a write that was committed ahead, and whose data had to be rescued.
+    pub fn data_lost(&self, write: PendingWrite, run: &DataRun) {
+        self.suspect_data(run);
+        self.pool.pending.fail(write);
+    }
+
+    /// Gives a block of a file new places and this content, if the file still has it where it was.
+    fn put_elsewhere(
+        &self,
+        class: Class,
+        ino: u64,
+        block: u64,
+        old: &Extent,
+        sum: u32,
+        content: &[u8],
+    ) -> Result<()> {
+        let (at, blocks) = self.space.lock().allocate_data(1)?;
+        let run = self.run(&at, blocks, false)?;
+        let moved = self.write_moved(class, ino, block, old, sum, content, at);
+        match moved {
+            Ok(true) => {}
+            Err(Error::Io) => self.fail_data(run),
+            _ => self.abort_data(run),
+        }
+        moved.map(|_| ())
     }
 
     /// Writes the block to `at`, and makes it part of the file if that still has it where it was.
+    #[allow(clippy::too_many_arguments, reason = "what a move consists of")]
     fn write_moved(
         &self,
+        class: Class,
         ino: u64,
         block: u64,
         old: &Extent,
@@ -88,7 +157,7 @@ impl Fs {
         for addr in at.into_iter().filter(|a| *a != 0) {
             self.pool.write_raw(addr, content)?;
         }
-        let mut tx = self.begin(Class::Reserve)?;
+        let mut tx = self.begin(class)?;
         let (list, _) = overlapping(&tx, ino, block, block + 1, usize::MAX)?;
         let same = list.first().is_some_and(|(m, record)| {
             let skip = (block - m.start) as u32;

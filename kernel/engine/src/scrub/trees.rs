@@ -61,6 +61,16 @@ impl Extents {
         }
         Ok(())
     }
+
+    /// File, first block, and record of each.
+    fn each(&self) -> impl Iterator<Item = (u64, u64, &[u8])> {
+        let mut rest = &self.records[..];
+        self.at.iter().map(move |(ino, block, len)| {
+            let (record, after) = rest.split_at_checked(*len).unwrap_or_default();
+            rest = after;
+            (*ino, *block, record)
+        })
+    }
 }
 
 impl Fs {
@@ -87,10 +97,11 @@ impl Fs {
         }
     }
 
-    /// `false`: a node had to be read first, the way may go on now.
+    /// `false`: a node had to be read first, or data has moved meanwhile; the way may go on now.
     fn scrub_way(&self, step: &mut Step) -> Result<bool> {
         let tree = step.cursor.index;
         let from = step.cursor.key;
+        let failures = self.pool.pending.failures();
         let mut way: Vec<Seen> = Vec::try_with_capacity(LEVELS)?;
         let mut extents = Extents::default();
         let mut memory = Ok(());
@@ -137,6 +148,14 @@ impl Fs {
             }
         }
         if last.missing {
+            return Ok(false);
+        }
+        let pending = &self.pool.pending;
+        let settled = |e: Extent| pending.is_settled(e.addr[0], u64::from(e.blocks), failures);
+        if !extents
+            .each()
+            .all(|(_, _, record)| Extent::decode(record).is_none_or(settled))
+        {
             return Ok(false);
         }
         self.scrub_extents(step, &extents)?;
@@ -211,10 +230,7 @@ impl Fs {
     #[inline(never)]
     fn scrub_extents(&self, step: &mut Step, extents: &Extents) -> Result<()> {
         let mut buf = Vec::new();
-        let mut rest = &extents.records[..];
-        for (ino, block, len) in extents.at.iter().copied() {
-            let (record, after) = rest.split_at_checked(len).ok_or(Error::Corrupt)?;
-            rest = after;
+        for (ino, block, record) in extents.each() {
             self.scrub_extent(step, ino, block, record, &mut buf)?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Checkpoints: how the trees in memory become the state on the device.
 //!
-//! 1. With the trees held exclusively: seal all changed nodes, store the subvolume's root in the pool
+//! 1. When all data that was committed ahead is written, with the trees held exclusively: seal all changed nodes, store the subvolume's root in the pool
 //!    tree, make images of changed bitmaps, note the journal's position, begin the next generation.
 //! 2. Without locks: write nodes, bitmaps, chunk table pages, none of them over anything that the
 //!    last superblock reaches.
@@ -73,7 +73,11 @@ impl Fs {
                 return Err(e);
             }
         }
-        let Some(frozen) = self.freeze(&mut checkpointer, clean)? else {
+        // All data that the checkpoint will refer to is there.
+        let closed = self.pool.pending.close();
+        let frozen = self.freeze(&mut checkpointer, clean)?;
+        drop(closed);
+        let Some(frozen) = frozen else {
             let discard = self.options.lock().discard;
             let mut space = self.space.lock();
             space.release_ready(&mut self.readers.lock(), discard);

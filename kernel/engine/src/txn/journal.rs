@@ -11,8 +11,10 @@
 //! 2. Every record with a number below `durable` is durable, by an entry or by a checkpoint.
 //! 3. The blocks from the last durable checkpoint's head on, `total - tail` of them, are not
 //!    written over.
+//! 4. A record whose data could not be written is made durable by a checkpoint, together with the record
+//!    that puts the data elsewhere. No entry follows one with such a record, so recovery gives that up.
 
-use crate::cache::{count, Pool};
+use crate::cache::{count, PendingWrites, Pool};
 use crate::error::{Error, Result};
 use crate::format::bytes::{copy, get_u32};
 use crate::format::journal::{split_record, EntryHeader, ENTRY_HEADER, ENTRY_MAX, RECORD_HEADER};
@@ -107,7 +109,8 @@ pub struct Journal {
 pub enum Committed {
     /// Durable.
     Yes,
-    /// The ring is too full: a checkpoint must make it durable instead.
+    /// The ring is too full, or data was not written where a record has it: a checkpoint must make it
+    /// durable instead.
     NeedsCheckpoint,
 }
 
@@ -116,6 +119,18 @@ struct Batch {
     first: u64,
     records: u32,
     order: Order,
+}
+
+impl Batch {
+    /// Number of the record behind the last one.
+    fn end(&self) -> u64 {
+        self.first + u64::from(self.records)
+    }
+
+    /// Some record, of this batch or a later one, refers to data that was not written.
+    fn failed(&self, pending: &PendingWrites) -> bool {
+        pending.failed() > self.first
+    }
 }
 
 impl Journal {
@@ -202,6 +217,10 @@ impl Journal {
             if inner.stopped {
                 return Err(Error::Shutdown);
             }
+            if self.pool.pending.failed() > inner.durable {
+                // Invariant 4.
+                return Ok(Committed::NeedsCheckpoint);
+            }
             if inner.writing {
                 self.done.wait(&mut inner);
                 continue;
@@ -229,10 +248,10 @@ impl Journal {
             inner = self.inner.lock();
             inner.writing = false;
             inner.io = io;
-            if result.is_ok() {
-                inner.durable = inner.durable.max(batch.first + u64::from(batch.records));
-            } else {
+            if result.is_err() {
                 inner.stopped = true;
+            } else if !batch.failed(&self.pool.pending) {
+                inner.durable = inner.durable.max(batch.end());
             }
             drop(batch);
             self.done.notify_all();
@@ -256,6 +275,13 @@ impl Journal {
 
     /// Writes a batch as one or more entries. Only the leader is here.
     fn write(&self, batch: &Batch, io: &mut [u8]) -> Result<()> {
+        let pending = &self.pool.pending;
+        if batch.order == Order::After {
+            pending.wait_records(batch.end());
+            if batch.failed(pending) {
+                return Ok(());
+            }
+        }
         let mut rest = &batch.bytes[..];
         let mut number = batch.first;
         while !rest.is_empty() {
@@ -297,6 +323,7 @@ impl Journal {
                 Order::After => device.write_barrier(offset, entry)?,
                 Order::Ahead => {
                     device.write(offset, entry)?;
+                    pending.wait_records(batch.end());
                     self.pool.flush()?;
                 }
             }

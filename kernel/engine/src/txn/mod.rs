@@ -97,6 +97,8 @@ pub enum Class {
     Grow,
     /// Makes promised data reachable, or frees: may use the hard reserve.
     Reserve,
+    /// As `Reserve`, and does no checkpoint, which may be waiting for this.
+    Rescue,
 }
 
 /// Dirty nodes at which the background begins a checkpoint, in bytes.
@@ -185,7 +187,9 @@ impl Fs {
     pub(crate) fn begin(&self, class: Class) -> Result<Tx<'_>> {
         for attempt in 0..3 {
             self.writable()?;
-            self.throttle()?;
+            if class != Class::Rescue {
+                self.throttle()?;
+            }
             let mut state = self.state.write();
             let levels = u64::from(state.trees.root(TREE)?.level) + 2;
             let mut space = self.space.lock();
@@ -193,7 +197,7 @@ impl Fs {
             let worst = STEPS_TYPICAL * levels * node;
             let (fits, could) = match class {
                 Class::Grow => (space.may_grow(), space.could_grow()),
-                Class::Reserve => {
+                Class::Reserve | Class::Rescue => {
                     let need = worst.min(space.hard_reserve() / 8 * 3);
                     let fits = space.find_node_space(need);
                     (fits, space.node_space() + space.unreleased() >= need)
@@ -215,7 +219,7 @@ impl Fs {
                 });
             }
             // What was freed becomes usable by a checkpoint; if nothing was, the volume is full.
-            if !could || attempt == 2 {
+            if !could || attempt == 2 || class == Class::Rescue {
                 return Err(Error::NoSpace);
             }
             drop((space, state));
