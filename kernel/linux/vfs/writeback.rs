@@ -55,7 +55,7 @@ pub(super) enum Patience {
     None,
     /// Commit what no device is needed for.
     Commit,
-    /// Also wait for the device.
+    /// Also commit while the device writes, or wait for it.
     Device,
 }
 
