@@ -125,7 +125,21 @@ filled
 clean_scrub
 checked
 
-# Off the list, they are used again. A write that somebody waits for goes elsewhere, as a whole or not at all.
+# Off the list, they are used again, and found again when data cannot be written.
+mount_volume
+status 0 aegisfs device bad-blocks --clear "$MNT"
+same "the list" "" "$(listed)"
+for i in {1..20}; do
+	dd if=/dev/zero of="$MNT/fill-$i" bs=1M conv=fsync 2> /dev/null || true
+	sleep 0.5
+	[ -z "$(listed)" ] || break
+done
+[ -n "$(listed)" ] || die "bad blocks are used and not found"
+among "$(listed)" $data
+rm "$MNT"/fill*
+checked
+
+# The same of writes that somebody waits for: they go elsewhere, and nobody sees an error.
 mount_volume
 status 0 aegisfs device bad-blocks --clear "$MNT"
 same "the list" "" "$(listed)"
@@ -150,3 +164,20 @@ for file in "$MNT"/fill*; do cmp "$file" /tmp/data || die "$file"; done
 for file in "$MNT"/small*; do cmp -n 12288 "$file" /tmp/data || die "$file"; done
 rm "$MNT"/fill* "$MNT"/small*
 checked
+
+# A device that is gone for a while has no bad blocks.
+swap "0 $sectors linear $DISK 0"
+fresh
+cp /tmp/data "$MNT/data"
+sync
+echo 3 > /proc/sys/vm/drop_caches
+swap "0 $sectors error"
+refused "Input/output error" cmp "$MNT/data" /tmp/data
+swap "0 $sectors linear $DISK 0"
+remount_cold
+same "the list" "" "$(listed)"
+clean_scrub
+cmp "$MNT/data" /tmp/data
+same "the list" "" "$(listed)"
+checked
+dmsetup remove aegis-bad

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Checkpoints: how the trees in memory become the state on the device.
 //!
-//! 1. When all data that was committed ahead is written, with the trees held exclusively: seal all changed nodes, store the subvolume's root in the pool
-//!    tree, make images of changed bitmaps, note the journal's position, begin the next generation.
+//! 1. When all data that was committed ahead is written, with the trees held exclusively: seal all changed
+//!    nodes, store the subvolume's root in the pool tree, make images of changed bitmaps, note the journal's
+//!    position, begin the next generation.
 //! 2. Without locks: write nodes, bitmaps, chunk table pages, none of them over anything that the
 //!    last superblock reaches.
 //! 3. Flush.
