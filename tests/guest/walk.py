@@ -12,7 +12,9 @@ import os
 import stat
 import sys
 
-EXPLAINED = {errno.EIO, errno.EUCLEAN, errno.ENOENT, errno.ESTALE, errno.ENODATA, errno.ELOOP}
+EXPLAINED = {errno.EIO, errno.EUCLEAN, errno.ENOENT, errno.ESTALE, errno.ENODATA, errno.ELOOP,
+             # The owner's number is one that nobody has: even root may not look (inode-owner).
+             errno.EACCES}
 # Damaged directories may be their own ancestors.
 DEEPEST = 60
 LARGEST = 64 << 20

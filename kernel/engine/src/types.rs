@@ -513,6 +513,9 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// The identifier that no user, group or project has: to `chown(2)` it means "leave as it is".
+    pub const NOBODY: u32 = u32::MAX;
+
     /// The identifier of one type.
     #[must_use]
     pub const fn id(&self, of: QuotaType) -> u32 {

@@ -4,6 +4,7 @@
 use super::problem::{Object, Problem, Severity, Stage};
 use crate::format::key::POOL_TREE;
 use crate::format::superblock::INCOMPAT_UNDO;
+use crate::types::Owner;
 use core::fmt;
 
 use Severity::{Error, Note, Warning};
@@ -57,6 +58,7 @@ impl Problem {
             Self::NextInode { .. } => ("next-inode", Error, Some(Inodes)),
             Self::InodeMissing { .. } => ("inode-missing", Error, Some(Inodes)),
             Self::InodeMode { .. } => ("inode-mode", Error, None),
+            Self::InodeOwner { .. } => ("inode-owner", Error, Some(Counters)),
             Self::LinkCount { .. } => ("link-count", Warning, Some(Counters)),
             Self::BlockCount { .. } => ("block-count", Warning, Some(Counters)),
             Self::DataBeyondEnd { .. } => ("data-beyond-end", Warning, Some(Counters)),
@@ -163,6 +165,7 @@ impl Problem {
             }
             Self::InodeMissing { ino, .. }
             | Self::InodeMode { ino, .. }
+            | Self::InodeOwner { ino, .. }
             | Self::SharedFlag { ino, .. }
             | Self::LinkCount { ino, .. }
             | Self::BlockCount { ino, .. }
@@ -358,6 +361,14 @@ impl fmt::Display for Problem {
                 write!(f, "the inode of a {} is missing; other records of it exist", kind_name(kind))
             }
             Self::InodeMode { mode, .. } => write!(f, "mode {mode:#o} is of no known type"),
+            Self::InodeOwner { owner, .. } => write!(
+                f,
+                "user {}, group {}, project {}: nobody has the number {}",
+                owner.uid,
+                owner.gid,
+                owner.project,
+                Owner::NOBODY
+            ),
             Self::LinkCount { found, counted, .. } => {
                 write!(f, "link count {found}, but {counted} links found")
             }

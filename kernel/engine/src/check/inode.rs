@@ -11,8 +11,8 @@ use crate::format::key::{kind, Key};
 use crate::format::record::{decode_inode, name_cookie, Dirent, Shift, COOKIE_SLOTS};
 use crate::txn::TREE;
 use crate::types::{
-    file_type, Attr, BLOCK_SIZE, INO_END, MODE_BLOCK, MODE_CHAR, MODE_DIR, MODE_FIFO, MODE_FILE,
-    MODE_SOCKET, MODE_SYMLINK, MODE_TYPE,
+    file_type, Attr, Owner, QuotaType, BLOCK_SIZE, INO_END, MODE_BLOCK, MODE_CHAR, MODE_DIR,
+    MODE_FIFO, MODE_FILE, MODE_SOCKET, MODE_SYMLINK, MODE_TYPE,
 };
 use aegisfs_platform::Vec;
 
@@ -312,6 +312,13 @@ fn judge(cx: &mut Checker<'_>, done: &Current) -> Result<()> {
     }
     if done.has(kind::XATTR) && !attr.has_xattrs {
         cx.report(&Problem::XattrFlag { ino })?;
+    }
+    let owner = attr.owner();
+    if QuotaType::ALL
+        .into_iter()
+        .any(|of| owner.id(of) == Owner::NOBODY)
+    {
+        cx.report(&Problem::InodeOwner { ino, owner })?;
     }
     match attr.mode & MODE_TYPE {
         MODE_DIR => judge_directory(cx, attr, &done.entries),

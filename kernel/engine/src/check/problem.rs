@@ -8,7 +8,7 @@
 use crate::format::key::{Key, Pointer};
 use crate::format::node::NodeFault;
 use crate::format::superblock::SuperFault;
-use crate::types::{QuotaType, NAME_MAX};
+use crate::types::{Owner, QuotaType, NAME_MAX};
 use core::fmt;
 
 /// How bad a problem is.
@@ -263,6 +263,8 @@ pub enum Problem {
     InodeMissing { ino: u64, kind: u8 },
     /// An inode has no known type.
     InodeMode { ino: u64, mode: u32 },
+    /// An inode belongs to [`Owner::NOBODY`]: the VFS lets nobody in, root included.
+    InodeOwner { ino: u64, owner: Owner },
     /// The number of names is wrong.
     LinkCount { ino: u64, found: u32, counted: u32 },
     /// The number of allocated blocks is wrong.

@@ -175,6 +175,7 @@ impl Repair<'_> {
                 Ok(true)
             }
             Problem::InodeMissing { ino, kind } => self.make_inode(ino, kind),
+            Problem::InodeOwner { ino, .. } => self.change_inode(ino, &mut objects::give_to_root),
             Problem::LinkCount { ino, counted, .. } => self.link_count(ino, counted),
             // The check knows which extents count; no repair changes that.
             Problem::BlockCount { ino, counted, .. } => {

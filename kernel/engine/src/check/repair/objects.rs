@@ -9,7 +9,7 @@ use crate::object::inode::{delete_range, orphan_key};
 use crate::object::xattr::body_range;
 use crate::txn::Class;
 use crate::types::{
-    Attr, Time, BLOCK_SIZE, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE, ROOT_INO,
+    Attr, Owner, Time, BLOCK_SIZE, MODE_DIR, MODE_FILE, MODE_SYMLINK, MODE_TYPE, ROOT_INO,
 };
 use aegisfs_platform::Vec;
 
@@ -214,5 +214,19 @@ impl Repair<'_> {
             Ok(_) | Err(Error::Corrupt | Error::Stale) => Ok(()),
             Err(e) => Err(e),
         }
+    }
+}
+
+/// Gives what nobody owns to root. As after `chown(2)`, it runs with nobody's rights then.
+pub(super) fn give_to_root(attr: &mut Attr) {
+    let before = attr.owner();
+    for id in [&mut attr.uid, &mut attr.gid, &mut attr.project] {
+        if *id == Owner::NOBODY {
+            *id = 0;
+        }
+    }
+    let after = attr.owner();
+    if attr.mode & MODE_TYPE != MODE_DIR && (before.uid, before.gid) != (after.uid, after.gid) {
+        attr.mode &= !0o6000;
     }
 }

@@ -129,6 +129,32 @@ fn inode_mode() {
 }
 
 #[test]
+fn inode_owner() {
+    use crate::types::Owner;
+    let ram = sample();
+    ram.tamper(|fs, tx| {
+        change(tx, at(fs, "d/sub/file number 5").ino, |a| {
+            a.mode |= 0o6755;
+            a.uid = Owner::NOBODY;
+            a.gid = 7;
+        });
+        change(tx, at(fs, "d").ino, |a| {
+            a.mode |= 0o2000;
+            a.gid = Owner::NOBODY;
+            a.project = Owner::NOBODY;
+        });
+    });
+    assert_eq!(ram.check().len(), 2);
+    ram.mended(&["inode-owner"]);
+    let file = stat(&ram, "d/sub/file number 5");
+    // A program is not root's because nobody knows whose it was.
+    assert_eq!((file.uid, file.gid, file.mode & 0o7777), (0, 7, 0o755));
+    let directory = stat(&ram, "d");
+    assert_eq!((directory.gid, directory.project), (0, 0));
+    assert_eq!(directory.mode & 0o2000, 0o2000);
+}
+
+#[test]
 fn inode_invalid_and_unknown_records() {
     let ram = sample();
     ram.tamper(|fs, tx| {
