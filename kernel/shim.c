@@ -504,6 +504,61 @@ void aegisfs_submit_bio_wait(struct bio *bio)
 	bio->bi_private = private;
 }
 
+/*
+ * Reads in parts of PART bytes, and gives each to done() when it has come, in order:
+ * the device reads the next ones meanwhile.
+ */
+#define PART (256 << 10)
+
+struct aegisfs_part {
+	struct bio bio;
+	struct bvec_iter start;
+	struct completion ended;
+};
+
+static void aegisfs_part_submit(struct bio *bio, struct completion *ended)
+{
+	init_completion(ended);
+	bio->bi_private = ended;
+	bio->bi_end_io = aegisfs_bio_done;
+	aegisfs_submit_bio_now(bio);
+}
+
+void aegisfs_read_in_parts(struct bio *bio,
+			   void (*done)(void *ctx, const struct bvec_iter *part,
+					bool failed),
+			   void *ctx)
+{
+	void *private = bio->bi_private;
+	struct aegisfs_part parts[3];
+	struct completion ended;
+	struct bvec_iter start;
+	int i, n = 0;
+
+	while (n < ARRAY_SIZE(parts) && bio->bi_iter.bi_size > PART) {
+		struct aegisfs_part *part = &parts[n];
+
+		/* Without memory for it, the rest is one part. */
+		if (bio_init_clone(bio->bi_bdev, &part->bio, bio, GFP_NOFS))
+			break;
+		part->bio.bi_iter.bi_size = PART;
+		part->start = part->bio.bi_iter;
+		bio_advance(bio, PART);
+		aegisfs_part_submit(&part->bio, &part->ended);
+		n++;
+	}
+	start = bio->bi_iter;
+	aegisfs_part_submit(bio, &ended);
+	for (i = 0; i < n; i++) {
+		wait_for_completion_io(&parts[i].ended);
+		done(ctx, &parts[i].start, parts[i].bio.bi_status);
+		bio_uninit(&parts[i].bio);
+	}
+	wait_for_completion_io(&ended);
+	bio->bi_private = private;
+	done(ctx, &start, bio->bi_status);
+}
+
 /* Whether nothing but this ioend is left of a write without errors. */
 bool aegisfs_ioend_is_last(struct iomap_ioend *ioend)
 {

@@ -135,6 +135,10 @@ void		aegisfs_submit_bio_now(struct bio *bio);
 bool		aegisfs_ioend_is_last(struct iomap_ioend *ioend);
 void		aegisfs_ioend_written(struct iomap_ioend *ioend);
 void		aegisfs_submit_bio_wait(struct bio *bio);
+void		aegisfs_read_in_parts(struct bio *bio,
+			void (*done)(void *ctx, const struct bvec_iter *part,
+				     bool failed),
+			void *ctx);
 int		aegisfs_fadvise(struct file *file, loff_t offset, loff_t len, int advice);
 void		aegisfs_bio_for_each_folio(struct bio *bio,
 			void (*cb)(void *ctx, struct folio *folio, size_t off, size_t len,

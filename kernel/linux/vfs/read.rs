@@ -11,7 +11,7 @@
 
 use super::inode::Inode;
 use super::map::{read_map, ReadMap, BLOCK, READ_OPS};
-use crate::linux::ffi::bindings;
+use crate::linux::ffi::bindings::{self, bvec_iter, SECTOR_SHIFT};
 use crate::linux::ffi::bio::{bio_error, for_each_folio, for_each_raw_segment, FolioRange, Ioend};
 use crate::linux::ffi::table::{CStruct, Table};
 use crate::linux::ffi::task::{Runnable, Work};
@@ -21,7 +21,7 @@ use core::mem::offset_of;
 use core::ptr::null_mut;
 use kernel::alloc::{flags::GFP_KERNEL, KBox};
 use kernel::error::{code::*, Result};
-use kernel::ffi::c_int;
+use kernel::ffi::{c_int, c_void};
 use kernel::sync::Arc;
 
 /// Checksums that are fetched at a time.
@@ -171,7 +171,7 @@ struct ReadIo {
     map: Arc<ReadMap>,
     ioend: Ioend,
     /// Where the payload starts in the bio's table.
-    start: bindings::bvec_iter,
+    start: bvec_iter,
 }
 
 impl Runnable for ReadIo {
@@ -187,52 +187,72 @@ impl Runnable for ReadIo {
         // SAFETY: By contract the object is ours; it was made by `KBox::into_raw`.
         let io = unsafe { KBox::from_raw(this) };
         let _nofs = NofsScope::enter();
-        io.complete();
+        // SAFETY: Complete, and never looked at again.
+        unsafe {
+            let failed = bio_error(io.ioend.bio()) != 0;
+            if io.ioend.is_direct() {
+                io.ioend.finish(io.check_direct(io.start, failed));
+            } else {
+                io.finish_folios(failed);
+            }
+        }
     }
 }
 
 impl ReadIo {
-    fn complete(&self) {
-        let bio = self.ioend.bio();
-        // SAFETY: The bio is complete, and ours until it is finished. The inode lives as long as
-        // its folios are locked, or the direct I/O is not finished.
-        let (inode, failed) = unsafe { (Inode::of(self.ioend.inode()), bio_error(bio) != 0) };
+    /// For the part that starts at `part` in the bio's table.
+    fn verifier(&self, part: bvec_iter, failed: bool) -> (u64, Verifier<'_>) {
+        // SAFETY: The inode lives as long as its folios are locked, or the direct I/O is not finished.
+        let inode = unsafe { Inode::of(self.ioend.inode()) };
         if failed {
             inode.volume().fs.note_device(0, DeviceEvent::ReadError);
         }
+        let before = part.bi_sector.saturating_sub(self.start.bi_sector) << SECTOR_SHIFT;
+        let first = self.ioend.offset().saturating_add(before) >> BLOCK_SHIFT;
+        let end = first.saturating_add(u64::from(part.bi_size).div_ceil(BLOCK));
         let map = (!failed).then_some(&*self.map);
-        let len = u64::from(self.start.bi_size);
-        let first = self.ioend.offset() >> BLOCK_SHIFT;
-        let end = first.saturating_add(len.div_ceil(BLOCK));
-        let mut verifier = Verifier::new(inode, map, end);
-        if self.ioend.is_direct() {
-            let mut block = first;
-            let mut error = 0;
-            // SAFETY: Complete; the reader's pinned memory, or a bounce buffer. Last use of the ioend.
-            unsafe {
-                for_each_raw_segment(bio, self.start, |data, len| {
-                    // `dio` sees to it that no block has parts in two places.
-                    if len % BLOCK_SIZE != 0 {
-                        error = EIO.to_errno();
+        (first, Verifier::new(inode, map, end))
+    }
+
+    /// Verifies a part of a direct read; gives 0 or an errno.
+    ///
+    /// # Safety
+    /// That part is complete: the reader's pinned memory, or a bounce buffer.
+    unsafe fn check_direct(&self, part: bvec_iter, failed: bool) -> c_int {
+        let (mut block, mut verifier) = self.verifier(part, failed);
+        let mut error = 0;
+        // SAFETY: By contract.
+        unsafe {
+            for_each_raw_segment(self.ioend.bio(), part, |data, len| {
+                // `dio` sees to it that no block has parts in two places.
+                if len % BLOCK_SIZE != 0 {
+                    error = EIO.to_errno();
+                }
+                for at in (0..len / BLOCK_SIZE).map(|i| i * BLOCK_SIZE) {
+                    if let Err(e) = verifier.check_shared(block, data.add(at).cast()) {
+                        error = e.to_errno();
                     }
-                    for at in (0..len / BLOCK_SIZE).map(|i| i * BLOCK_SIZE) {
-                        if let Err(e) = verifier.check_shared(block, data.add(at).cast()) {
-                            error = e.to_errno();
-                        }
-                        block = block.saturating_add(1);
-                    }
-                });
-                self.ioend.finish(error);
-            }
-        } else {
-            // SAFETY: Complete, made of locked folios that are not up to date: nobody else reads
-            // or writes them. The bio is put once.
-            unsafe {
-                for_each_folio(bio, |range| {
-                    finish_range(range, |block, data| verifier.check(block, data));
-                });
-                bindings::bio_put(bio);
-            }
+                    block = block.saturating_add(1);
+                }
+            });
+        }
+        error
+    }
+
+    /// Verifies a read into the page cache, and ends it.
+    ///
+    /// # Safety
+    /// It is complete, and not looked at after this.
+    unsafe fn finish_folios(&self, failed: bool) {
+        let bio = self.ioend.bio();
+        let (_, mut verifier) = self.verifier(self.start, failed);
+        // SAFETY: Complete, made of locked folios that are not up to date: nobody else reads
+        // or writes them. The bio is put once.
+        unsafe {
+            for_each_folio(bio, |range| {
+                finish_range(range, |block, data| verifier.check(block, data));
+            });
+            bindings::bio_put(bio);
         }
     }
 }
@@ -307,6 +327,39 @@ unsafe fn read_here(ioend: Ioend) {
     unsafe {
         bindings::aegisfs_submit_bio_wait(ioend.bio());
         ReadIo::run(ioend.private().cast());
+    }
+}
+
+/// A direct read in parts, of which one is verified while the device reads the next.
+struct InParts {
+    io: KBox<ReadIo>,
+    error: c_int,
+}
+
+unsafe extern "C" fn part_done(ctx: *mut c_void, part: *const bvec_iter, failed: bool) {
+    // SAFETY: `read_direct_here` passes its own, and a part of its bio that is complete.
+    unsafe {
+        let read = &mut *ctx.cast::<InParts>();
+        let error = read.io.check_direct(*part, failed);
+        if error != 0 {
+            read.error = error;
+        }
+    }
+}
+
+/// As [`read_here`], of a direct read.
+///
+/// # Safety
+/// As there.
+unsafe fn read_direct_here(ioend: Ioend) {
+    let _nofs = NofsScope::enter();
+    // SAFETY: By contract: nobody but this function has what carries the `ReadIo`.
+    unsafe {
+        let io = KBox::from_raw(ioend.private().cast());
+        let mut read = InParts { io, error: 0 };
+        let ctx = core::ptr::from_mut(&mut read).cast();
+        bindings::aegisfs_read_in_parts(ioend.bio(), Some(part_done), ctx);
+        ioend.finish(read.error);
     }
 }
 
@@ -476,7 +529,7 @@ pub(super) unsafe extern "C" fn submit_direct(
         let flags = bindings::IOMAP_IOEND_DIRECT as u16;
         let wanted = !(*iter).private.is_null() && is_last(iter, bio, pos);
         match prepare((*iter).inode, &(*iter).iomap, bio, pos, flags) {
-            Ok(ioend) if wanted => read_here(ioend),
+            Ok(ioend) if wanted => read_direct_here(ioend),
             Ok(_) => {
                 (*bio).bi_end_io = Some(end_io);
                 bindings::submit_bio(bio);
