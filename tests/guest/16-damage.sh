@@ -73,21 +73,22 @@ for i in range(256):
 PY
 )"
 python3 - << 'PY'
-# Among others, into memory in which the damaged content must not stay.
+# Among others (also of other parts of a large read), into memory in which the damaged content must not stay.
 import mmap, os
 fd = os.open("data", os.O_RDONLY | os.O_DIRECT)
 good = open("/tmp/data", "rb").read()
-memory = mmap.mmap(-1, 16 * 4096)
-memory.write(b"x" * len(memory))
-try:
-    done = os.preadv(fd, [memory], 96 * 4096)
-    assert done <= 4 * 4096, done
-except OSError as e:
-    assert e.errno == 5, e
-for i in range(16):
-    there, right = memory[i * 4096:(i + 1) * 4096], good[(96 + i) * 4096:(97 + i) * 4096]
-    clean = [bytes(4096), b"x" * 4096]
-    assert there in (clean if i == 4 else clean + [right]), (i, there[:16])
+for first, count in (96, 16), (0, 256), (0, 101), (100, 156):
+    memory = mmap.mmap(-1, count * 4096)
+    memory.write(b"x" * len(memory))
+    try:
+        done = os.preadv(fd, [memory], first * 4096)
+        assert done <= (100 - first) * 4096, done
+    except OSError as e:
+        assert e.errno == 5, e
+    for i in range(count):
+        there, right = memory[i * 4096:(i + 1) * 4096], good[(first + i) * 4096:(first + i + 1) * 4096]
+        clean = [bytes(4096), b"x" * 4096]
+        assert there in (clean if first + i == 100 else clean + [right]), (first, i, there[:16])
 PY
 grep -q "aegisfs.*inode.*byte $((100 * 4096))" <<< "$(log_since)" || die "not in the log: $(log_since)"
 # A partial write cannot make it whole, a whole one can.
@@ -116,10 +117,10 @@ if mkfs --data-replicas 2 2> /dev/null || mkfs --data mirror 2> /dev/null; then
 	mark
 	cmp data /tmp/data || die "after healing"
 	grep -q checksum <<< "$(log_since)" && die "it was not healed: $(log_since)"
-	at=$(place data 9)
+	at="$(place data 9) $(place data 130) $(place data 255)"
 	cd /
 	unmount_volume
-	flip $((at + 99))
+	for at in $at; do flip $((at + 99)); done
 	mount_volume
 	cd "$MNT"
 	dd if=data iflag=direct bs=1M status=none | cmp - /tmp/data || die "directly, the other copy was not used"

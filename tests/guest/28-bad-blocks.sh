@@ -102,6 +102,26 @@ unmount_volume
 data=$(where /tmp/data 0 100 3)
 mount_volume
 wear $data
+python3 - "$MNT/dir/data" << 'PY'
+# A large direct read: an error, and nothing wrong in the memory.
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
+good = open("/tmp/data", "rb").read()
+for first in 0, 256:
+    memory = mmap.mmap(-1, 256 * 4096)
+    memory.write(b"x" * len(memory))
+    try:
+        failed = os.preadv(fd, [memory], first * 4096) != 256 * 4096
+    except OSError as e:
+        assert e.errno == 5, e
+        failed = True
+    assert failed == (first == 0), (first, failed)
+    for i in range(256):
+        there, right = memory[i * 4096:(i + 1) * 4096], good[(first + i) * 4096:(first + i + 1) * 4096]
+        empty = [bytes(4096), b"x" * 4096]
+        bad = first + i in (100, 101, 102)
+        assert there in (empty if bad else empty + [right] if failed else [right]), (first, i, there[:16])
+PY
 status 3 aegisfs scrub start --wait "$MNT"
 same "the damaged file" "/dir/data 409600 12288 3" "$(scrub_field damaged.0.path) $(scrub_field damaged.0.offset) \
 $(scrub_field damaged.0.length) $(scrub_field data_uncorrectable)"

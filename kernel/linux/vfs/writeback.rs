@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Writing data: dirty pages and direct writes take the same way from here on.
 //!
-//! 1. Blocks get their place (`alloc_data`) and their checksums just before they are submitted;
-//!    what has no room in one piece is split.
+//! 1. Blocks get their place (`alloc_data`) just before they are submitted, and their checksums then or
+//!    while the device writes; what has no room in one piece is split.
 //! 2. The device writes them, in every replica.
 //! 3. A worker commits them (`commit_data`): only now does the file consist of them. Then the
 //!    reservation is given back and the pages are clean.
@@ -355,7 +355,7 @@ fn commit_inline(io: &WriteIo, len: usize) -> Result<bool> {
 
 /// Gives the block of an inline write a place, and writes it.
 fn write_out(mut io: KBox<WriteIo>) {
-    match allocate(io.inode(), io.ioend, io.block, io.blocks) {
+    match allocate(io.inode(), io.block, io.blocks) {
         Ok((run, sums)) if run.blocks == io.blocks => {
             io.payload = Some(Payload::Data { run, sums });
             submit(io, Patience::None);
@@ -431,33 +431,38 @@ fn give_back(inode: &Inode, block: u64, run: DataRun) {
     }
 }
 
-/// A place for at most `blocks` blocks of the ioend, and the checksums of as many as it has room
-/// for.
-fn allocate(inode: &Inode, ioend: Ioend, block: u64, blocks: u32) -> Result<(DataRun, Vec<u32>)> {
-    let mut sums = Vec::try_with_capacity(blocks.min(RUN_MAX) as usize).map_err(|_| ENOMEM)?;
-    let run = place(inode, block, blocks.min(RUN_MAX))?;
-    let want = run.blocks.min(blocks) as usize;
-    let bio = ioend.bio();
-    // SAFETY: Not submitted; the pages are under writeback or belong to the write.
-    unsafe {
-        let mut iter = (*bio).bi_iter;
-        iter.bi_size = iter.bi_size.min((want as u32) << BLOCK_SHIFT);
-        for_each_segment(bio, iter, |segment| {
-            for data in segment.chunks_exact(BLOCK_SIZE) {
-                // The room is there; a short list is noticed below.
-                let _ = sums.try_push(crc32(0, data));
-            }
-        });
-    }
-    if sums.len() != want || want == 0 || run.at.is_empty() {
+/// A place for at most `blocks` blocks of the file, and room for their checksums.
+fn allocate(inode: &Inode, block: u64, blocks: u32) -> Result<(DataRun, Vec<u32>)> {
+    let blocks = blocks.min(RUN_MAX);
+    let sums = Vec::try_with_capacity(blocks as usize).map_err(|_| ENOMEM)?;
+    let run = place(inode, block, blocks)?;
+    if run.blocks == 0 || run.blocks > blocks || run.at.is_empty() {
         give_back(inode, block, run);
         return Err(EIO);
     }
     Ok((run, sums))
 }
 
-/// Submits a write whose place is known, to every replica.
-fn submit(io: KBox<WriteIo>, patience: Patience) {
+/// Fills in the checksums of what has a place.
+fn sum_up(io: &WriteIo, payload: &mut Option<Payload>) {
+    let Some(Payload::Data { sums, .. }) = payload else {
+        return;
+    };
+    // SAFETY: The pages are under writeback or belong to the write: they do not change, and stay until
+    // the ioend is finished.
+    unsafe {
+        for_each_segment(io.ioend.bio(), io.start, |segment| {
+            for data in segment.chunks_exact(BLOCK_SIZE) {
+                // The room is there; a commit takes no list that is short.
+                let _ = sums.try_push(crc32(0, data));
+            }
+        });
+    }
+}
+
+/// Submits a write whose place is known, to every replica. Where it goes ahead, its checksums are
+/// computed while the device writes.
+fn submit(mut io: KBox<WriteIo>, patience: Patience) {
     let volume: *const Volume = io.inode().volume();
     let ioend = io.ioend;
     let Some(Payload::Data { run, .. }) = &io.payload else {
@@ -469,6 +474,11 @@ fn submit(io: KBox<WriteIo>, patience: Patience) {
     for (place, at) in places.iter_mut().zip(&run.at) {
         // SAFETY: The volume outlives its I/O.
         *place = unsafe { &*volume }.bdev(at.device).map(|b| (b, at.offset));
+    }
+    if !ahead {
+        let mut payload = io.payload.take();
+        sum_up(&io, &mut payload);
+        io.payload = payload;
     }
     let this = KBox::into_raw(io);
     // SAFETY: The object is ours until its last bio is complete, for which the submitter holds a
@@ -518,7 +528,8 @@ fn submit(io: KBox<WriteIo>, patience: Patience) {
                     Patience::Device => bindings::aegisfs_submit_bio_now(bio),
                     _ => bindings::submit_bio(bio),
                 }
-                let payload = (*this).payload.take();
+                let mut payload = (*this).payload.take();
+                sum_up(&*this, &mut payload);
                 (*this).payload = commit_ahead(&*this, payload);
                 if (*this).progress.put() {
                     WriteIo::run(this);
@@ -647,7 +658,7 @@ fn return_taken(inode: &Inode, ioend: Ioend) {
 fn start_runs(inode: &Inode, ioend: Ioend, patience: Patience) -> Result {
     loop {
         let mut io = new_io(ioend)?;
-        let (run, sums) = allocate(inode, ioend, io.block, io.blocks)?;
+        let (run, sums) = allocate(inode, io.block, io.blocks)?;
         let part = match ioend.split(run.blocks << BLOCK_SHIFT) {
             Ok(part) => part,
             Err(e) => {
