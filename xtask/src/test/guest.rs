@@ -95,10 +95,19 @@ fn reproduction(testbed: &Testbed, script: &Script) -> String {
     };
     let shape = script.shape.arguments();
     let timeout = testbed.patience(script.timeout).as_secs();
-    format!(
-        "cargo xtask vm{kernel}{shape} --timeout {timeout} -- {}",
-        path_in_vm(script)
-    )
+    let command = command_in_vm(script).join(" ");
+    format!("cargo xtask vm{kernel}{shape} --timeout {timeout} -- {command}")
+}
+
+/// Scripts that draw a seed take the one that they are given.
+fn command_in_vm(script: &Script) -> Vec<String> {
+    let seed = std::env::var("AEGIS_SEED").map(|seed| format!("AEGIS_SEED={seed}"));
+    let mut command: Vec<String> = seed.into_iter().collect();
+    if !command.is_empty() {
+        command.insert(0, "/usr/bin/env".into());
+    }
+    command.push(path_in_vm(script));
+    command
 }
 
 fn path_in_vm(script: &Script) -> String {
@@ -115,8 +124,9 @@ fn execute(
 ) -> Result<Option<Vm>> {
     let start = Instant::now();
     let mut output = Vec::new();
-    let path = path_in_vm(script);
-    let outcome = vm.run(&[&path], testbed.patience(script.timeout), &mut |bytes| {
+    let command = command_in_vm(script);
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let outcome = vm.run(&words, testbed.patience(script.timeout), &mut |bytes| {
         output.extend_from_slice(bytes)
     })?;
     let mut ending = match outcome {
