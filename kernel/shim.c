@@ -506,7 +506,8 @@ void aegisfs_submit_bio_wait(struct bio *bio)
 
 /*
  * Reads in parts of PART bytes, and gives each to done() when it has come, in order:
- * the device reads the next ones meanwhile.
+ * the device reads the next ones meanwhile. In C, for the parts need no memory when
+ * they are on the stack, where Rust would have to pin them.
  */
 #define PART (256 << 10)
 
