@@ -491,15 +491,21 @@ void aegisfs_submit_bio_now(struct bio *bio)
 	blk_finish_plug(current->plug);
 }
 
+static void aegisfs_submit_bio_to(struct bio *bio, struct completion *done)
+{
+	init_completion(done);
+	bio->bi_private = done;
+	bio->bi_end_io = aegisfs_bio_done;
+	aegisfs_submit_bio_now(bio);
+}
+
 /* How it went stands in the bio, whose owner keeps what is private there. */
 void aegisfs_submit_bio_wait(struct bio *bio)
 {
-	DECLARE_COMPLETION_ONSTACK(done);
 	void *private = bio->bi_private;
+	struct completion done;
 
-	bio->bi_private = &done;
-	bio->bi_end_io = aegisfs_bio_done;
-	aegisfs_submit_bio_now(bio);
+	aegisfs_submit_bio_to(bio, &done);
 	wait_for_completion_io(&done);
 	bio->bi_private = private;
 }
@@ -516,14 +522,6 @@ struct aegisfs_part {
 	struct bvec_iter start;
 	struct completion ended;
 };
-
-static void aegisfs_part_submit(struct bio *bio, struct completion *ended)
-{
-	init_completion(ended);
-	bio->bi_private = ended;
-	bio->bi_end_io = aegisfs_bio_done;
-	aegisfs_submit_bio_now(bio);
-}
 
 void aegisfs_read_in_parts(struct bio *bio,
 			   void (*done)(void *ctx, const struct bvec_iter *part,
@@ -545,11 +543,11 @@ void aegisfs_read_in_parts(struct bio *bio,
 		part->bio.bi_iter.bi_size = PART;
 		part->start = part->bio.bi_iter;
 		bio_advance(bio, PART);
-		aegisfs_part_submit(&part->bio, &part->ended);
+		aegisfs_submit_bio_to(&part->bio, &part->ended);
 		n++;
 	}
 	start = bio->bi_iter;
-	aegisfs_part_submit(bio, &ended);
+	aegisfs_submit_bio_to(bio, &ended);
 	for (i = 0; i < n; i++) {
 		wait_for_completion_io(&parts[i].ended);
 		done(ctx, &parts[i].start, parts[i].bio.bi_status);

@@ -2,7 +2,7 @@
 //! Reads and writes of kernel memory on a block device, synchronous as a whole, with many bios in
 //! flight inside.
 
-use super::bindings;
+use super::bindings::{self, SECTOR_SHIFT};
 use aegisfs_platform::NofsScope;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -14,7 +14,6 @@ use kernel::types::Opaque;
 /// first is not used from its start.
 const BIO_BYTES: usize = 255 * PAGE;
 const PAGE: usize = 4096;
-const SECTOR_SHIFT: u32 = 9;
 
 /// A block device that the super block holds open.
 #[derive(Clone, Copy)]

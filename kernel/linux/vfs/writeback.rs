@@ -21,7 +21,7 @@
 use super::inode::Inode;
 use super::map::BLOCK;
 use super::volume::Volume;
-use crate::linux::ffi::bindings;
+use crate::linux::ffi::bindings::{self, bvec_iter, SECTOR_SHIFT};
 use crate::linux::ffi::bio::{bio_error, for_each_segment, Ioend};
 use crate::linux::ffi::table::{CStruct, Table};
 use crate::linux::ffi::task::{Runnable, Work};
@@ -39,7 +39,6 @@ use kernel::ffi::c_int;
 /// Blocks of one run at most: bounds the checksums that are kept, and spreads the work over
 /// workers.
 const RUN_MAX: u32 = 1024;
-const SECTOR_SHIFT: u32 = 9;
 
 /// Log lines go through the platform's rate limit: a device that fails does it often.
 macro_rules! note {
@@ -74,7 +73,7 @@ struct WriteIo {
     work: Work,
     ioend: Ioend,
     /// Where the data starts in the bio's table.
-    start: bindings::bvec_iter,
+    start: bvec_iter,
     /// `None` once it is committed or given back.
     payload: Option<Payload>,
     /// First block in the file, and how many.
@@ -444,14 +443,14 @@ fn allocate(inode: &Inode, block: u64, blocks: u32) -> Result<(DataRun, Vec<u32>
 }
 
 /// Fills in the checksums of what has a place.
-fn sum_up(io: &WriteIo, payload: &mut Option<Payload>) {
+fn sum_up(ioend: Ioend, start: bvec_iter, payload: &mut Option<Payload>) {
     let Some(Payload::Data { sums, .. }) = payload else {
         return;
     };
     // SAFETY: The pages are under writeback or belong to the write: they do not change, and stay until
     // the ioend is finished.
     unsafe {
-        for_each_segment(io.ioend.bio(), io.start, |segment| {
+        for_each_segment(ioend.bio(), start, |segment| {
             for data in segment.chunks_exact(BLOCK_SIZE) {
                 // The room is there; a commit takes no list that is short.
                 let _ = sums.try_push(crc32(0, data));
@@ -476,9 +475,7 @@ fn submit(mut io: KBox<WriteIo>, patience: Patience) {
         *place = unsafe { &*volume }.bdev(at.device).map(|b| (b, at.offset));
     }
     if !ahead {
-        let mut payload = io.payload.take();
-        sum_up(&io, &mut payload);
-        io.payload = payload;
+        sum_up(ioend, io.start, &mut io.payload);
     }
     let this = KBox::into_raw(io);
     // SAFETY: The object is ours until its last bio is complete, for which the submitter holds a
@@ -529,7 +526,7 @@ fn submit(mut io: KBox<WriteIo>, patience: Patience) {
                     _ => bindings::submit_bio(bio),
                 }
                 let mut payload = (*this).payload.take();
-                sum_up(&*this, &mut payload);
+                sum_up(ioend, (*this).start, &mut payload);
                 (*this).payload = commit_ahead(&*this, payload);
                 if (*this).progress.put() {
                     WriteIo::run(this);

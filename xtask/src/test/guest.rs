@@ -101,10 +101,9 @@ fn reproduction(testbed: &Testbed, script: &Script) -> String {
 
 /// Scripts that draw a seed take the one that they are given.
 fn command_in_vm(script: &Script) -> Vec<String> {
-    let seed = std::env::var("AEGIS_SEED").map(|seed| format!("AEGIS_SEED={seed}"));
-    let mut command: Vec<String> = seed.into_iter().collect();
-    if !command.is_empty() {
-        command.insert(0, "/usr/bin/env".into());
+    let mut command = Vec::new();
+    if let Ok(seed) = std::env::var("AEGIS_SEED") {
+        command.extend(["/usr/bin/env".into(), format!("AEGIS_SEED={seed}")]);
     }
     command.push(path_in_vm(script));
     command
