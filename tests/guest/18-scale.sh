@@ -7,7 +7,7 @@
 . "$(dirname "$0")/lib.sh"
 need python3
 
-files=${AEGIS_FILES:-100000}
+files=${AEGIS_FILES:-$(sized files 100000 10000)}
 
 # Reads and sectors that mounting takes.
 mount_cost() {

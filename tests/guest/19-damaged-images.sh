@@ -7,7 +7,7 @@
 . "$(dirname "$0")/lib.sh"
 need python3 aegisfs_sim
 
-images=${AEGIS_IMAGES:-60}
+images=${AEGIS_IMAGES:-$(sized images 60 24)}
 seed=${AEGIS_SEED:-$RANDOM}
 batch=12
 echo "seed $seed"

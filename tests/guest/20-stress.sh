@@ -10,14 +10,9 @@ need fio stress-ng
 fresh
 cd "$MNT"
 
-# A kernel that checks itself takes thirty times as long for each byte that fio looks at.
-size=48m small=12m least=8m
-case $(uname -r) in
-*debug*)
-	size=6m small=2m least=2m
-	echo "files of fio: $size instead of 48m, on the debug kernel"
-	;;
-esac
+size=$(sized "files of fio" 48m 6m)
+small=$(sized "shared by fio's jobs" 12m 2m)
+least=$(sized "files where memory is short" 8m 2m)
 
 # ---- fio: written at random, read back and compared
 verify() {

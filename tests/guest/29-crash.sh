@@ -9,7 +9,7 @@
 need python3 xfs_io setquota setfacl
 
 seed=${AEGIS_SEED:-$RANDOM}
-rounds=${AEGIS_ROUNDS:-2}
+rounds=${AEGIS_ROUNDS:-$(sized "rounds under load" 2 1)}
 tests=$(dirname "$(realpath "$0")")
 echo "seed $seed"
 OPTIONS=usrquota,grpquota,prjquota

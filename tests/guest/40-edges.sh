@@ -7,8 +7,8 @@
 . "$(dirname "$0")/lib.sh"
 need python3 xfs_io
 
-extents=${AEGIS_EXTENTS:-20000}
-entries=${AEGIS_ENTRIES:-30000}
+extents=${AEGIS_EXTENTS:-$(sized extents 20000 3000)}
+entries=${AEGIS_ENTRIES:-$(sized entries 30000 6000)}
 lap() {
 	echo "$SECONDS s: $*"
 }
