@@ -429,6 +429,11 @@ unsigned int aegisfs_logical_block_size(struct block_device *bdev)
 	return bdev_logical_block_size(bdev);
 }
 
+unsigned int aegisfs_physical_block_size(struct block_device *bdev)
+{
+	return bdev_physical_block_size(bdev);
+}
+
 unsigned int aegisfs_discard_granularity(struct block_device *bdev)
 {
 	return bdev_max_discard_sectors(bdev) ? bdev_discard_granularity(bdev) : 0;

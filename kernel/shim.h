@@ -123,6 +123,7 @@ unsigned int	aegisfs_dio_mem_align(struct block_device *bdev);
 unsigned int	aegisfs_discard_granularity(struct block_device *bdev);
 bool		aegisfs_fatal_signal(void);
 unsigned int	aegisfs_logical_block_size(struct block_device *bdev);
+unsigned int	aegisfs_physical_block_size(struct block_device *bdev);
 
 /* page cache and bios */
 void	       *aegisfs_folio_address(struct folio *folio, size_t offset);

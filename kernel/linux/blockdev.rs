@@ -14,6 +14,7 @@ const BLOCK: u64 = 4096;
 pub(crate) struct KernelDevice {
     bdev: Bdev,
     size: u64,
+    write_unit: usize,
 }
 
 impl KernelDevice {
@@ -22,6 +23,7 @@ impl KernelDevice {
         Self {
             bdev,
             size: bytes - bytes % BLOCK,
+            write_unit: (bdev.physical_block_size() as usize).clamp(ALIGNMENT, BLOCK as usize),
         }
     }
 
@@ -44,6 +46,10 @@ fn io<T>(result: kernel::error::Result<T>) -> Result<T> {
 impl BlockDevice for KernelDevice {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn write_unit(&self) -> usize {
+        self.write_unit
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {

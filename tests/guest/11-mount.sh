@@ -84,6 +84,33 @@ ls -lR "$MNT" > /dev/null
 unmount_volume
 same "writes of a read-only mount" "$before" "$(writes)"
 
+# ---- an fsync writes the data, and an entry of the journal that ends at a unit of the device
+synced() { # DEVICE: sectors written for a block and fsync, the least of five
+	local stat="/sys/class/block/${1##*/}/stat" least=9999 n before after
+	for _ in 1 2 3 4 5; do
+		read -r -a before < "$stat"
+		xfs_io -f -c "pwrite -q 0 4k" -c fsync "$MNT/synced"
+		read -r -a after < "$stat"
+		n=$((after[6] - before[6]))
+		((n >= least)) || least=$n
+	done
+	echo "$least"
+}
+unit=$(cat "/sys/class/block/${DEV##*/}/queue/physical_block_size")
+mount_volume
+same "sectors for an fsync, units of $unit" $((8 + unit / 512)) "$(synced "$DEV")"
+unmount_volume
+if loop=$(losetup -f --show --sector-size 4096 /tmp/zeros 2> /dev/null); then
+	mkfs.aegisfs -q "$loop"
+	mount -t aegisfs "$loop" "$MNT"
+	same "sectors for an fsync, units of 4096" 16 "$(synced "$loop")"
+	unmount_volume
+	fsck.aegisfs -n -f "$loop"
+	losetup -d "$loop"
+else
+	echo "no loop devices here: units of 4096 are not tried"
+fi
+
 # ---- identity
 mount_volume
 same "type" aegisfs "$(stat -f -c %T "$MNT" | sed 's/UNKNOWN.*/aegisfs/')"

@@ -335,6 +335,10 @@ impl Inner {
         Ok((offset / PAGE as u64) as u32)
     }
 
+    fn page(&self, n: u32) -> Option<&PageRef> {
+        self.overlay.get(&n).or_else(|| self.base.page(n))
+    }
+
     fn store(&mut self, request: u32, page: u32, data: PageRef) {
         if let Some(log) = self.log.as_mut() {
             let hash = hash_bytes(u64::from(page), &data[..]);
@@ -382,8 +386,11 @@ impl Inner {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        let mut first = self.range(offset, data.len())?;
-        let end = first + (data.len() / PAGE) as u32;
+        if data.len() % SECTOR != 0 {
+            return Err(Error::Io);
+        }
+        let mut first = self.range(offset, data.len().next_multiple_of(PAGE))?;
+        let end = first + data.len().div_ceil(PAGE) as u32;
         if self.base.bad.range(first..end).next().is_some() {
             self.wasted += u64::from(self.base.known);
             return Err(Error::Io);
@@ -396,15 +403,20 @@ impl Inner {
             return Ok(());
         }
         if self.hit(faults.misdirected) {
-            let pages = (data.len() / PAGE) as u64;
+            let pages = data.len().div_ceil(PAGE) as u64;
             let last = (self.base.size() / PAGE as u64).saturating_sub(pages);
             first = self.rng.below(last) as u32;
         }
         self.requests += 1;
         let request = self.requests;
-        for (i, part) in data.chunks_exact(PAGE).enumerate() {
-            let page: Page = part.try_into().map_err(|_| Error::Io)?;
-            self.store(request, first + i as u32, Arc::new(page));
+        for (n, part) in (first..).zip(data.chunks(PAGE)) {
+            // Behind the last sector stays what was there.
+            let mut page: Page = match self.page(n) {
+                Some(old) if part.len() < PAGE => **old,
+                _ => [0; PAGE],
+            };
+            page[..part.len()].copy_from_slice(part);
+            self.store(request, n, Arc::new(page));
         }
         Ok(())
     }
@@ -413,6 +425,10 @@ impl Inner {
 impl BlockDevice for SimDisk {
     fn size(&self) -> u64 {
         self.inner().base.size()
+    }
+
+    fn write_unit(&self) -> usize {
+        SECTOR
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
@@ -429,7 +445,7 @@ impl BlockDevice for SimDisk {
                     read.add(n);
                 }
             }
-            match inner.overlay.get(&n).or_else(|| inner.base.page(n)) {
+            match inner.page(n) {
                 Some(page) => part.copy_from_slice(&page[..]),
                 // Journals are read in whole, and are empty mostly; so is the buffer, then.
                 None if part.iter().fold(0, |all, b| all | b) == 0 => {}

@@ -103,6 +103,10 @@ impl BlockDevice for Faulty {
         self.disk.size()
     }
 
+    fn write_unit(&self) -> usize {
+        self.disk.write_unit()
+    }
+
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let pages = offset / PAGE as u64..(offset + buf.len() as u64) / PAGE as u64;
         if self

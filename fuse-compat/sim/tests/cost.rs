@@ -53,6 +53,10 @@ impl BlockDevice for CountingDisk {
         self.disk.size()
     }
 
+    fn write_unit(&self) -> usize {
+        self.disk.write_unit()
+    }
+
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.counts.reads.fetch_add(1, Relaxed);
         self.counts.read.fetch_add(buf.len() as u64, Relaxed);

@@ -10,7 +10,7 @@ use aegisfs_engine::{
     ROOT_INO,
 };
 use aegisfs_sim::audit::audit;
-use aegisfs_sim::disk::{Event, SimDisk, PAGE};
+use aegisfs_sim::disk::{Event, SimDisk, PAGE, SECTOR};
 use aegisfs_sim::volume::{disk_over, mount, new_volume, Shape};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -42,6 +42,9 @@ struct Gate {
 impl BlockDevice for Gate {
     fn size(&self) -> u64 {
         self.disk.size()
+    }
+    fn write_unit(&self) -> usize {
+        self.disk.write_unit()
     }
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.disk.read(offset, buf)
@@ -99,6 +102,53 @@ fn entries_that_a_checkpoint_overtook() {
     let fs = mount(&disk, false).unwrap();
     for name in [&b"later"[..], b"last"] {
         fs.lookup(d.ino, name).unwrap();
+    }
+    fs.unmount().unwrap();
+    assert_eq!(audit(&disk, true).unwrap(), Vec::<String>::new());
+}
+
+/// An entry ends at a sector where the device writes such: what stood behind it in its block stays there, and
+/// may be anything.
+#[test]
+fn what_stands_behind_an_entry() {
+    let disk = volume(64, 2);
+    let (sb, _) = aegisfs_engine::read_superblock(&disk).unwrap();
+    let ring: Vec<u8> = (0..sb.journal_blocks as usize * PAGE)
+        .map(|i| (i % 251) as u8 | 1)
+        .collect();
+    disk.write(sb.journal_offset, &ring).unwrap();
+    let fs = mount(&disk, false).unwrap();
+    let mut names = Vec::new();
+    for len in (0..6000).step_by(271) {
+        let f = fs
+            .create(ROOT_INO, format!("{len}").as_bytes(), &new(MODE_FILE))
+            .unwrap();
+        fs.setxattr(f.ino, b"user.x", &vec![len as u8; len], XattrMode::Any)
+            .unwrap();
+        fs.sync().unwrap();
+        names.push((f.ino, len));
+    }
+    drop(fs);
+    let mut now = vec![0; ring.len()];
+    disk.read(sb.journal_offset, &mut now).unwrap();
+    let behind: Vec<usize> = now
+        .chunks(PAGE)
+        .zip(ring.chunks(PAGE))
+        .map(|(now, old)| {
+            now.iter()
+                .zip(old)
+                .rev()
+                .take_while(|(a, b)| a == b)
+                .count()
+        })
+        .filter(|same| (SECTOR..PAGE).contains(same))
+        .collect();
+    assert!(behind.len() >= names.len() / 2, "{behind:?}");
+    let fs = mount(&disk, false).unwrap();
+    for (ino, len) in names {
+        let mut value = aegisfs_platform::Vec::new();
+        fs.getxattr(ino, b"user.x", &mut value).unwrap();
+        assert_eq!(value[..], vec![len as u8; len]);
     }
     fs.unmount().unwrap();
     assert_eq!(audit(&disk, true).unwrap(), Vec::<String>::new());

@@ -2,6 +2,7 @@
 //! The block device as the engine sees it. Hosts implement it; the engine never sees a descriptor.
 
 use crate::error::{Error, Result};
+use crate::types::BLOCK_SIZE;
 
 /// One part of a [`BlockDevice::write_many`] batch.
 #[derive(Clone, Copy, Debug)]
@@ -23,11 +24,18 @@ pub struct ReadOp<'a> {
 
 /// A device of fixed size with a volatile write cache.
 ///
-/// All offsets and lengths are multiples of 4096 bytes. Calls block until the device has answered.
+/// All offsets and lengths are multiples of 4096 bytes; only a single write may end at a multiple of
+/// [`BlockDevice::write_unit`] instead. Calls block until the device has answered.
 /// An implementation refuses (`Error::Io`) what lies outside of its size, and never panics.
 pub trait BlockDevice: Send + Sync {
     /// Size in bytes, a multiple of 4096 (a partial block at the end is left out).
     fn size(&self) -> u64;
+
+    /// Bytes of the smallest piece that the device writes without reading what stands around it: a power of
+    /// two, 512 to 4096.
+    fn write_unit(&self) -> usize {
+        BLOCK_SIZE
+    }
 
     /// Fills `buf` with what stands at `offset`.
     ///

@@ -101,6 +101,12 @@ impl Bdev {
         unsafe { bindings::aegisfs_logical_block_size(self.raw()) }
     }
 
+    /// The smallest unit that it writes without reading what stands around it.
+    pub(crate) fn physical_block_size(self) -> u32 {
+        // SAFETY: Open.
+        unsafe { bindings::aegisfs_physical_block_size(self.raw()) }
+    }
+
     /// How memory for direct I/O has to be aligned.
     pub(crate) fn memory_alignment(self) -> u32 {
         // SAFETY: Open.

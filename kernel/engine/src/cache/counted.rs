@@ -51,6 +51,10 @@ impl BlockDevice for Counted {
         self.device.size()
     }
 
+    fn write_unit(&self) -> usize {
+        self.device.write_unit()
+    }
+
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.counted(self.device.read(offset, buf), DeviceEvent::ReadError)
     }

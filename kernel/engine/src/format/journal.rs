@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The journal's bytes: entries (one device write each) that hold records (one operation each)
+//! The journal's bytes: entries (one device write each, from the start of a block on) that hold records (one operation each)
 //! that consist of steps (puts and deletes on trees, blocks taken and given back).
 
 use super::bytes::{
@@ -38,7 +38,7 @@ pub struct EntryHeader {
     pub first_record: u64,
     /// Number of records.
     pub records: u32,
-    /// Bytes, header included, without the padding to whole blocks.
+    /// Bytes, header included; what stands behind them in the last block does not count.
     pub length: u32,
     /// It was written without waiting for the data that its records make reachable. What a later entry
     /// follows is complete all the same; in the last one the data has to be looked at.

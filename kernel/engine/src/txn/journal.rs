@@ -287,14 +287,16 @@ impl Journal {
         while !rest.is_empty() {
             let (bytes, records) = take_entry(rest);
             let length = ENTRY_HEADER + bytes;
-            let padded = length.next_multiple_of(BLOCK_SIZE);
+            let device = self.pool.device(0)?;
+            // The rest of the last block keeps what it had: nobody looks behind `length`.
+            let padded = length.next_multiple_of(device.write_unit());
             let entry = io.get_mut(..padded).ok_or(Error::Corrupt)?;
             entry.fill(0);
             copy(
                 entry.get_mut(ENTRY_HEADER..).unwrap_or(&mut []),
                 rest.get(..bytes).unwrap_or(&[]),
             );
-            let need = (padded / BLOCK_SIZE) as u32;
+            let need = padded.div_ceil(BLOCK_SIZE) as u32;
             let (at, header) = {
                 let mut inner = self.inner.lock();
                 if inner.head + need > self.blocks {
@@ -317,7 +319,6 @@ impl Journal {
             };
             header.seal(entry, self.pool.uuid());
             let offset = self.offset + u64::from(at) * BLOCK_SIZE as u64;
-            let device = self.pool.device(0)?;
             match batch.order {
                 Order::Alone => device.write_durable(offset, entry)?,
                 Order::After => device.write_barrier(offset, entry)?,
