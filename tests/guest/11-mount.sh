@@ -43,6 +43,7 @@ for wrong in nonsense nonsense=1 commit=0 commit=x commit=-1 commit errors error
 done
 mountpoint -q "$MNT" && die "something is mounted"
 dd if=/dev/zero of=/tmp/zeros bs=1M count=64 status=none
+modprobe loop 2> /dev/null || true
 if loop=$(losetup -f --show /tmp/zeros 2> /dev/null); then
 	refused "" mount -t aegisfs "$loop" "$MNT"
 	losetup -d "$loop"
