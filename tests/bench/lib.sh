@@ -20,7 +20,7 @@ make_volume() {
 	case $FS in
 	ext4 | fuse2fs) mkfs.ext4 -q -F "$1" ;;
 	xfs | btrfs | aegisfs) "mkfs.$FS" -q -f "$1" ;;
-	aegisfs-fuse) mkfs.aegisfs -q -f "$1" ;;
+	aegisfs-fuse | aegisfs-unsummed) mkfs.aegisfs -q -f "$1" ;;
 	ntfs-3g) mkntfs --quiet --fast --force "$1" >/dev/null 2>&1 ;;
 	# What it passes everything to: a directory beside the disk.
 	bindfs) rm -rf "$1.bound" && mkdir "$1.bound" ;;
@@ -36,8 +36,27 @@ attach() {
 		;;
 	fuse2fs | ntfs-3g) "$FS" "$1" $MNT ;;
 	bindfs) bindfs "$1.bound" $MNT ;;
+	aegisfs | aegisfs-unsummed)
+		load_module
+		mount -t aegisfs "$1" $MNT
+		;;
 	*) mount -t "$FS" "$1" $MNT ;;
 	esac
+}
+
+# One of the two that have one name.
+load_module() {
+	[ "$(cat /run/aegisfs-module 2>/dev/null)" != "$FS" ] || return 0
+	! grep -q ^aegisfs /proc/modules || rmmod aegisfs
+	case $FS in
+	aegisfs) modprobe aegisfs ;;
+	aegisfs-unsummed)
+		# For what it depends on.
+		modprobe aegisfs && rmmod aegisfs
+		insmod /usr/lib/aegisfs/unsummed.ko
+		;;
+	esac
+	echo "$FS" >/run/aegisfs-module
 }
 
 # FUSE's unmount returns before the server has written what it has in memory.

@@ -62,7 +62,7 @@ pub fn main(options: &Options) -> Result<()> {
     let toolchain = Toolchain::ensure()?;
     let kernel = Kernel::ensure(options.kernel, &toolchain)?;
     let source = options.source.clone().unwrap_or_else(default_source);
-    let module = build(&kernel, &toolchain, &source)?;
+    let module = build(&kernel, &toolchain, &source, true)?;
     let build = module
         .path
         .parent()
@@ -96,16 +96,25 @@ pub fn built(kernel: &Kernel) -> Option<PathBuf> {
     Some(directory.join("aegisfs.ko")).filter(|path| path.is_file())
 }
 
-pub fn build(kernel: &Kernel, toolchain: &Toolchain, source: &Path) -> Result<Module> {
+/// Builds the module. One that is not `summed` computes no checksums of data: see `cargo xtask bench`.
+pub fn build(
+    kernel: &Kernel,
+    toolchain: &Toolchain,
+    source: &Path,
+    summed: bool,
+) -> Result<Module> {
     ensure!(
         source.join("Kbuild").is_file(),
         "{} has no Kbuild file, so there is no module to build",
         source.display()
     );
-    let name = match source == default_source() {
+    let mut name = match source == default_source() {
         true => kernel.release.clone(),
         false => format!("{}-{}", kernel.release, file_name(source)),
     };
+    if !summed {
+        name.push_str("-unsummed");
+    }
     let output = paths::target().join("kmod").join(name);
     let build = output.join("build");
     fs::create_dir_all(&build).with_context(|| format!("create {}", build.display()))?;
@@ -120,6 +129,7 @@ pub fn build(kernel: &Kernel, toolchain: &Toolchain, source: &Path) -> Result<Mo
         .arg(&kernel.tree)
         .args(&kernel.make_options)
         .arg(format!("M={}", build.display()))
+        .args((!summed).then_some("AEGISFS_UNSUMMED=1"))
         .arg("modules");
     cmd::run(&mut make).context("build the kernel module")?;
 

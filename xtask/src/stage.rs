@@ -88,7 +88,7 @@ pub fn build(kernel: &Kernel, toolchain: &Toolchain, demand: Demand) -> Result<O
         ui::warn("kernel/Kbuild does not exist yet: the VM has no aegisfs module");
         return Ok(None);
     }
-    match kmod::build(kernel, toolchain, &kmod::default_source()) {
+    match kmod::build(kernel, toolchain, &kmod::default_source(), true) {
         Ok(module) => Ok(Some(module.path)),
         Err(error) if demand == Demand::WhatExists => {
             ui::warn(format!("{error:#}; the VM has no aegisfs module"));
@@ -148,11 +148,12 @@ impl Drop for Initramfs {
     }
 }
 
-/// Makes the initramfs for the VMs of one run.
+/// Makes the initramfs for the VMs of one run. The `unsummed` module is for the scripts of the benchmark alone.
 pub fn initramfs(
     kernel: &Kernel,
     toolchain: &Toolchain,
     module: Option<&Path>,
+    unsummed: Option<&Path>,
     demand: Demand,
 ) -> Result<Initramfs> {
     let directory = paths::target().join("vm");
@@ -194,6 +195,9 @@ pub fn initramfs(
         &format!("{overlay}/lib/modules/{}", kernel.release),
         &modules,
     )?;
+    if let Some(unsummed) = unsummed {
+        archive.copy(&format!("{overlay}/lib/aegisfs/unsummed.ko"), unsummed)?;
+    }
     archive.copy(&format!("{overlay}/bin/{HELPER}"), &helper)?;
     for name in HELPERS {
         archive.copy(

@@ -10,7 +10,7 @@ use crate::kernel::{Choice, Kernel};
 use crate::stage::{self, Demand, Initramfs};
 use crate::toolchain::Toolchain;
 use crate::vm::{Config, Disk};
-use crate::{guest_image, host};
+use crate::{guest_image, host, kmod};
 
 pub struct Testbed {
     pub toolchain: Toolchain,
@@ -22,12 +22,32 @@ pub struct Testbed {
 impl Testbed {
     /// Builds what a VM needs; with `Demand::Everything`, a missing module or tool is an error.
     pub fn prepare(choice: Choice, demand: Demand) -> Result<Testbed> {
+        Self::prepare_with(choice, demand, false)
+    }
+
+    /// With the module that computes no checksums of data beside the other.
+    pub fn prepare_with(choice: Choice, demand: Demand, unsummed: bool) -> Result<Testbed> {
         host::ensure_packages()?;
         let toolchain = Toolchain::ensure()?;
         let kernel = Kernel::ensure(choice, &toolchain)?;
         let root_image = guest_image::ensure()?;
         let module = stage::build(&kernel, &toolchain, demand)?;
-        let initramfs = stage::initramfs(&kernel, &toolchain, module.as_deref(), demand)?;
+        let unsummed = match unsummed {
+            true => Some(kmod::build(
+                &kernel,
+                &toolchain,
+                &kmod::default_source(),
+                false,
+            )?),
+            false => None,
+        };
+        let initramfs = stage::initramfs(
+            &kernel,
+            &toolchain,
+            module.as_deref(),
+            unsummed.as_ref().map(|module| module.path.as_path()),
+            demand,
+        )?;
         Ok(Testbed {
             toolchain,
             kernel,

@@ -8,6 +8,8 @@ pub enum Contender {
     Ext4,
     Xfs,
     Btrfs,
+    /// A build of the module without checksums of data: what they cost.
+    AegisfsUnsummed,
     /// The same engine through FUSE.
     AegisfsFuse,
     Fuse2fs,
@@ -39,6 +41,7 @@ impl Contender {
             Contender::Ext4 => "ext4",
             Contender::Xfs => "xfs",
             Contender::Btrfs => "btrfs",
+            Contender::AegisfsUnsummed => "aegisfs-unsummed",
             Contender::AegisfsFuse => "aegisfs-fuse",
             Contender::Fuse2fs => "fuse2fs",
             Contender::Ntfs3g => "ntfs-3g",

@@ -171,7 +171,8 @@ pub fn main(options: &Options) -> Result<()> {
         let release = cmd::output(Command::new("uname").arg("--kernel-release"))?;
         (Ground::Host(host), release.trim().to_owned())
     } else {
-        let testbed = Testbed::prepare(options.kernel, Demand::Everything)?;
+        let unsummed = contenders.contains(&Contender::AegisfsUnsummed);
+        let testbed = Testbed::prepare_with(options.kernel, Demand::Everything, unsummed)?;
         let file = |path: &Path| Disk::File {
             path: path.to_owned(),
             read_only: true,

@@ -160,6 +160,7 @@ fn dkms(testbed: &Testbed, directory: &Path) -> Result<()> {
         kernel,
         &testbed.toolchain,
         Some(&module),
+        None,
         Demand::Everything,
     )?;
     let shape = Shape {
