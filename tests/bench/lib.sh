@@ -44,19 +44,21 @@ attach() {
 	esac
 }
 
-# One of the two that have one name.
+# One of the two that have one name. Later calls of a script run no program: the time of a mount may count.
 load_module() {
-	[ "$(cat /run/aegisfs-module 2>/dev/null)" != "$FS" ] || return 0
-	! grep -q ^aegisfs /proc/modules || rmmod aegisfs
-	case $FS in
-	aegisfs) modprobe aegisfs ;;
-	aegisfs-unsummed)
-		# For what it depends on.
-		modprobe aegisfs && rmmod aegisfs
-		insmod /usr/lib/aegisfs/unsummed.ko
-		;;
-	esac
-	echo "$FS" >/run/aegisfs-module
+	[ "${loaded:-}" != "$FS" ] || return 0
+	loaded=$FS
+	local one=/run/aegisfs-module
+	# Also for what the other one depends on.
+	modprobe aegisfs
+	if [ "$(cat $one 2>/dev/null || echo aegisfs)" != "$FS" ]; then
+		rmmod aegisfs
+		case $FS in
+		aegisfs) modprobe aegisfs ;;
+		*) insmod /usr/lib/aegisfs/unsummed.ko ;;
+		esac
+	fi
+	echo "$FS" >$one
 }
 
 # FUSE's unmount returns before the server has written what it has in memory.
