@@ -8,7 +8,7 @@ pub enum Contender {
     Ext4,
     Xfs,
     Btrfs,
-    /// A build of the module without checksums of data: what they cost.
+    /// A build of the module without checksums of data, for rows of large files: what they cost.
     AegisfsUnsummed,
     /// The same engine through FUSE.
     AegisfsFuse,

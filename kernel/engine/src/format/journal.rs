@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The journal's bytes: entries (one device write each, from the start of a block on) that hold records (one operation each)
-//! that consist of steps (puts and deletes on trees, blocks taken and given back).
+//! The journal's bytes: entries (one device write each, from the start of a block on) that hold
+//! records (one operation each) that consist of steps (puts and deletes on trees, blocks taken and
+//! given back).
 
 use super::bytes::{
     get_array, get_u16, get_u32, get_u64, get_u8, put_bytes, put_u16, put_u32, put_u64, put_u8,
