@@ -185,6 +185,38 @@ for file in "$MNT"/small*; do cmp -n 12288 "$file" /tmp/data || die "$file"; don
 rm "$MNT"/fill* "$MNT"/small*
 checked
 
+# What has two copies gets both, in whatever way it is written: the bad blocks are among the second ones.
+swap "0 $sectors linear $DISK 0"
+fresh --data-replicas 2
+cp /tmp/data "$MNT/data"
+unmount_volume
+data=$(where /tmp/data 1 0 1024 | tr ' ' '\n' | awk 'NR % 16 == 0')
+mount_volume
+rm "$MNT/data"
+sync
+wear $data
+before=$(write_errors)
+for i in {1..12}; do
+	cp /tmp/data "$MNT/cached-$i"
+	dd if=/tmp/data of="$MNT/synced-$i" bs=64k count=16 conv=fsync status=none || die "a write failed"
+	dd if=/tmp/data of="$MNT/direct-$i" bs=64k count=16 oflag=direct status=none || die "a direct write failed"
+	[ $((i % 5)) != 0 ] || sync
+done
+sync
+[ "$(write_errors)" -gt "$before" ] || die "no bad block was used"
+clean_scrub
+for _ in {1..60}; do
+	[ -z "$(listed)" ] || break
+	sleep 0.5
+done
+[ -n "$(listed)" ] || die "bad blocks are used and not found"
+among "$(listed)" $data
+remount_cold
+clean_scrub
+for file in "$MNT"/cached*; do cmp "$file" /tmp/data || die "$file"; done
+for file in "$MNT"/synced* "$MNT"/direct*; do cmp -n $((1 << 20)) "$file" /tmp/data || die "$file"; done
+checked
+
 # A device that is gone for a while has no bad blocks.
 swap "0 $sectors linear $DISK 0"
 fresh

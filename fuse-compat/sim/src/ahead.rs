@@ -7,7 +7,7 @@
 
 use crate::disk::SimDisk;
 use crate::rng::Rng;
-use aegisfs_engine::{BlockDevice, DataRun, Error, Fs, PendingWrite, Result, BLOCK_SIZE};
+use aegisfs_engine::{BlockDevice, DataRun, Error, Fs, Location, PendingWrite, Result, BLOCK_SIZE};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -25,16 +25,21 @@ struct Waiting {
 impl Waiting {
     /// The device has come to it, and the host to what the device says.
     fn arrive(self, disk: &SimDisk, fails: bool) {
-        let written = |at: &aegisfs_engine::Location| disk.write(at.offset, &self.data).is_ok();
-        // All replicas, not only up to the first one that is written.
-        if !fails && self.run.at.iter().filter(|at| written(at)).count() > 0 {
+        let at = &self.run.at;
+        let written = |at: &&Location| !fails && disk.write(at.offset, &self.data).is_ok();
+        let copies = at.iter().filter(written).count();
+        let (addr, intact) = (at[0].block, copies > 0);
+        let stays = copies == at.len() || {
+            // An error has stopped the volume, unless one copy is there.
+            let (fs, data) = (&self.fs, &self.data);
+            let rescued = fs.rescue_data(self.ino, self.block, addr, data, intact);
+            rescued.is_err() && intact
+        };
+        if stays {
             self.fs.data_written(self.write);
-            return;
+        } else {
+            self.fs.data_lost(self.write, &self.run);
         }
-        // An error has stopped the volume.
-        let addr = self.run.at[0].block;
-        let _ = self.fs.rescue_data(self.ino, self.block, addr, &self.data);
-        self.fs.data_lost(self.write, &self.run);
     }
 }
 

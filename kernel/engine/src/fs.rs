@@ -20,6 +20,8 @@ impl Fs {
     /// # Errors
     /// Device errors. The journal then holds what is missing.
     pub fn unmount(&self) -> Result<()> {
+        // What is suspected would be forgotten.
+        self.settle_bad_blocks();
         self.set_frozen(true);
         let result = match self.writable() {
             Ok(()) => {
@@ -59,6 +61,7 @@ impl Fs {
             self.wake_scrub();
             return Ok(());
         }
+        self.settle_bad_blocks();
         // The scrub changes nothing behind the last checkpoint.
         self.set_frozen(true);
         self.store_health();

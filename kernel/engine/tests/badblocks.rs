@@ -502,3 +502,98 @@ fn known_ones_are_left_out_by_mkfs() {
         Err(Error::Invalid)
     );
 }
+
+/// Four blocks over the start of a file, committed while the device is at them; also the run and the bytes.
+fn begin_ahead(fs: &Fs, ino: u64) -> (PendingWrite, DataRun, Vec<u8>) {
+    let data = pattern(9, 4 * BLOCK_SIZE);
+    let run = fs.alloc_data(ino, 0, 4).unwrap();
+    assert_eq!((run.blocks, run.at.len()), (4, 2));
+    let blocks = data.chunks_exact(BLOCK_SIZE);
+    let sums: Vec<u32> = blocks.map(|b| aegisfs_platform::crc32(0, b)).collect();
+    let size = data.len() as u64;
+    let write = fs.commit_data_ahead(ino, 0, &run, &sums, size, None);
+    (write.unwrap(), run, data)
+}
+
+/// Block `i` of the second copy of a run, on the device.
+fn second_copy(run: &DataRun, i: u64) -> u64 {
+    run.at[1].offset / BLOCK + i
+}
+
+#[test]
+fn a_copy_that_was_not_written_is_put_elsewhere() {
+    let medium = Medium::volume(2);
+    let fs = medium.mount();
+    let ino = file(&fs, "a", &pattern(1, 4 * BLOCK_SIZE));
+    fs.sync().unwrap();
+    let (write, run, data) = begin_ahead(&fs, ino);
+    medium.wear([second_copy(&run, 1)]);
+    medium.write(run.at[0].offset, &data).unwrap();
+    assert_eq!(medium.write(run.at[1].offset, &data), Err(Error::Io));
+    let addr = run.at[0].block;
+    fs.rescue_data(ino, 0, addr, &data, true).unwrap();
+    fs.data_lost(write, &run);
+    // Freed by the checkpoint, and tested then.
+    fs.checkpoint().unwrap();
+    fs.background();
+    assert_eq!(listed(&fs), [second_copy(&run, 1)]);
+    assert_eq!(content(&fs, ino).as_ref(), Ok(&data));
+    for block in data.chunks_exact(BLOCK_SIZE) {
+        assert!(medium.find(block).len() >= 2, "one copy only");
+    }
+    sound(&Medium::over(medium.0.crash()));
+    fs.unmount().unwrap();
+    sound(&medium);
+}
+
+/// Where nothing else takes it either, one copy is better than no volume.
+#[test]
+fn one_copy_does_when_no_place_takes_another() {
+    let medium = Medium::volume(2);
+    let fs = medium.mount();
+    let ino = file(&fs, "a", &pattern(1, 4 * BLOCK_SIZE));
+    fs.sync().unwrap();
+    let (write, run, data) = begin_ahead(&fs, ino);
+    medium.write(run.at[0].offset, &data).unwrap();
+    medium.faults().gone = Some((0, u32::MAX));
+    let addr = run.at[0].block;
+    let rescued = fs.rescue_data(ino, 0, addr, &data, true);
+    assert_eq!(rescued, Err(Error::Io));
+    fs.data_written(write);
+    medium.faults().gone = None;
+    assert_eq!(content(&fs, ino).as_ref(), Ok(&data));
+    fs.sync().unwrap();
+    let status = scrub(&fs);
+    assert_eq!((status.data_errors, status.data_lost), (4, 0));
+    fs.unmount().unwrap();
+    sound(&medium);
+}
+
+#[test]
+fn a_copy_that_recovery_cannot_complete_is_put_elsewhere() {
+    let medium = Medium::volume(2);
+    let fs = Arc::<Fs>::from(medium.mount());
+    let ino = file(&fs, "a", &pattern(1, 4 * BLOCK_SIZE));
+    fs.sync().unwrap();
+    let (write, run, data) = begin_ahead(&fs, ino);
+    let (upto, committer) = (fs.sequence(), fs.clone());
+    let commit = std::thread::spawn(move || committer.commit(upto));
+    medium.write(run.at[0].offset, &data).unwrap();
+    // The entry has been written when the data of its operation is what it waits for.
+    let crashed = loop {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        let crashed = Medium::over(medium.0.crash());
+        if content(&crashed.mount(), ino).as_ref() == Ok(&data) {
+            break Medium::over(medium.0.crash());
+        }
+    };
+    fs.data_written(write);
+    commit.join().unwrap().unwrap();
+
+    crashed.wear([second_copy(&run, 2)]);
+    let fs = crashed.mount();
+    assert_eq!(content(&fs, ino).as_ref(), Ok(&data));
+    assert_eq!(listed(&fs), []);
+    fs.unmount().unwrap();
+    sound(&crashed);
+}

@@ -52,7 +52,8 @@ impl Pending {
 
     fn fail(self, fs: &Fs) {
         let addr = self.run.at[0].block;
-        fs.rescue_data(self.ino, 0, addr, &self.data).unwrap();
+        fs.rescue_data(self.ino, 0, addr, &self.data, false)
+            .unwrap();
         fs.data_lost(self.write, &self.run);
     }
 }
@@ -215,4 +216,40 @@ fn readers_follow_data_that_is_put_elsewhere() {
     }
     fs.sync().unwrap();
     assert_eq!(ram.crash().check(), []);
+}
+
+/// Where data is put elsewhere, it is looked for at its place in the file that was written.
+#[test]
+fn what_gives_extents_other_places_waits() {
+    const BLOCK: u64 = BLOCK_SIZE as u64;
+    type Change = fn(&Fs, u64, u64) -> Result<Attr>;
+    let insert: Change = |fs, a, _| fs.insert_range(a, 0, BLOCK, None);
+    let collapse: Change = |fs, a, _| fs.collapse_range(a, 0, BLOCK, None);
+    let clone: Change = |fs, a, b| fs.clone_range(a, 0, b, 0, LEN as u64, None);
+    let new = pattern(2, LEN);
+    for (change, of, skip) in [(insert, "a", BLOCK), (collapse, "a", 0), (clone, "b", 0)] {
+        let (ram, fs, ino) = volume();
+        let other = file(&fs, "b", &pattern(3, LEN));
+        // With what it needs once for all.
+        fs.clone_range(other, 0, ino, 0, LEN as u64, None).unwrap();
+        let write = begin(&fs, ino, new.clone()).unwrap();
+        let changed = aside(&fs, move |fs| change(fs, ino, other));
+        assert_waits(&changed);
+        write.fail(&fs);
+        ends(&changed).unwrap();
+        let (ino, cut) = (
+            fs.lookup(ROOT_INO, of.as_bytes()).unwrap().ino,
+            skip as usize,
+        );
+        let want = if of == "a" && cut == 0 {
+            &new[BLOCK_SIZE..]
+        } else {
+            &new
+        };
+        let mut bytes = vec![0; want.len()];
+        fs.read(ino, skip, &mut bytes).unwrap();
+        assert!(bytes == want, "{of} from {skip} on");
+        fs.sync().unwrap();
+        assert_eq!(ram.crash().check(), []);
+    }
 }

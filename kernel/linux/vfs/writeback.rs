@@ -105,6 +105,11 @@ impl Progress {
         }
     }
 
+    /// All is done, and some replicas were written, others not.
+    fn is_partial(&self) -> bool {
+        self.error.load(Ordering::Relaxed) != 0 && self.written.load(Ordering::Acquire) > 0
+    }
+
     /// A bio is done, or the submitter. `true` for the last one.
     fn put(&self) -> bool {
         self.pending.fetch_sub(1, Ordering::AcqRel) == 1
@@ -181,7 +186,12 @@ fn complete_at_once(mut io: KBox<WriteIo>) {
 
 /// Commits what was written and ends the I/O.
 fn complete(mut io: KBox<WriteIo>) {
-    let result = match io.payload.take() {
+    let mut payload = io.payload.take();
+    if io.progress.is_partial() {
+        // Nobody takes the data for durable before it has all its replicas.
+        payload = commit_ahead(&io, payload);
+    }
+    let result = match payload {
         Some(Payload::Ahead { run, write }) => {
             let result = arrived(&io, &run, write);
             let error = result.err().map_or(0, |e| e.to_errno());
@@ -228,38 +238,49 @@ fn device_result(io: &WriteIo) -> Result {
             error
         }));
     }
-    if error != 0 {
-        // Readers will find the checksum wrong there and repair it from the other replica.
-        note!(
-            Warning,
-            "inode {}: one replica was not written",
-            inode.ino()
-        );
-    }
     Ok(())
 }
 
-/// The device is done with what was committed ahead. What it did not write is put elsewhere.
+/// The device is done with what was committed ahead. What it did not write in every replica is put elsewhere.
 fn arrived(io: &WriteIo, run: &DataRun, write: PendingWrite) -> Result {
     let fs = &io.inode().volume().fs;
-    if device_result(io).is_ok() {
+    let intact = device_result(io).is_ok();
+    if intact && !io.progress.is_partial() {
         fs.data_written(write);
         return Ok(());
     }
+    match rescue(io, first_block(run), intact) {
+        Err(_) if intact => {
+            fs.data_written(write);
+            Ok(())
+        }
+        result => {
+            fs.data_lost(write, run);
+            result
+        }
+    }
+}
+
+/// Where the first replica of a run begins.
+fn first_block(run: &DataRun) -> u64 {
+    run.at.first().map_or(0, |at| at.block)
+}
+
+/// Puts what the file has of a write to `addr` elsewhere.
+fn rescue(io: &WriteIo, mut addr: u64, intact: bool) -> Result {
+    let fs = &io.inode().volume().fs;
     let (mut block, mut result) = (io.block, Ok(()));
-    let mut addr = run.at.first().map_or(0, |at| at.block);
     // SAFETY: Complete, and its pages are under writeback or belong to the write.
     unsafe {
         for_each_segment(io.ioend.bio(), io.start, |segment| {
             if result.is_ok() {
-                result = fs.rescue_data(io.inode().ino(), block, addr, segment);
+                result = fs.rescue_data(io.inode().ino(), block, addr, segment, intact);
             }
             let blocks = (segment.len() / BLOCK_SIZE) as u64;
             block = block.saturating_add(blocks);
             addr = addr.saturating_add(blocks);
         });
     }
-    fs.data_lost(write, run);
     result.map_err(|e| io.inode().volume().errno(e))
 }
 
@@ -299,6 +320,7 @@ fn commit_data(io: &WriteIo, run: DataRun, sums: &[u32]) -> Result {
         volume.fs.fail_data(run);
         return Err(e);
     }
+    let addr = first_block(&run);
     let mut content = inode.state().commit.lock();
     content.has_blocks = true;
     let (ino, stamp) = (inode.ino(), inode.stamp());
@@ -316,6 +338,10 @@ fn commit_data(io: &WriteIo, run: DataRun, sums: &[u32]) -> Result {
         volume.errno(e)
     })?;
     note_committed(io);
+    if io.progress.is_partial() {
+        // One replica is there, and the log says so when it stays the only one.
+        let _ = rescue(io, addr, true);
+    }
     Ok(())
 }
 

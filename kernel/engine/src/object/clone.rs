@@ -8,7 +8,8 @@
 //! 1. The source's extents get the flag. Nothing else changes, and a flag without a count is no lie.
 //! 2. The target loses what it has in the range, and gets the source's extents; the counts change.
 //!
-//! The host keeps writers away from both ranges, and has written their dirty pages.
+//! The host keeps writers away from both ranges, and has written their dirty pages. Data that is on its
+//! way has arrived before the first step: if the device does not take it, one file gets it elsewhere.
 
 use super::extent::{cut, drop_inline, note_write, overlapping, put_part};
 use super::inode::block_of;
@@ -100,6 +101,7 @@ impl Fs {
         if to_offset > 0 {
             self.materialize(to)?;
         }
+        self.wait_for_data();
         let mut clone = Clone {
             from,
             to,

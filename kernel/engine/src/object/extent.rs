@@ -512,6 +512,11 @@ impl Fs {
         Some(write)
     }
 
+    /// Waits for data that was committed ahead up to now.
+    pub(super) fn wait_for_data(&self) {
+        self.pool.pending.wait_records(self.sequence());
+    }
+
     /// Data that was committed ahead has been written. May be called in interrupts.
     pub fn data_written(&self, write: PendingWrite) {
         self.pool.pending.end(write);

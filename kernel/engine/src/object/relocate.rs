@@ -9,7 +9,7 @@ use crate::format::record::{extent_sum, Extent, ExtentKind};
 use crate::space::Range;
 use crate::txn::{Class, Fs};
 use crate::types::{Attr, DataRun, BLOCK_SIZE};
-use aegisfs_platform::{crc32, Vec};
+use aegisfs_platform::{crc32, LogLevel, Vec};
 
 impl Fs {
     /// Gives back what `alloc_data` gave, because a device could not write it. Nobody gets it before it was
@@ -72,13 +72,23 @@ impl Fs {
         self.put_elsewhere(Class::Reserve, ino, block, &old, sum, &content)
     }
 
-    /// Data that was committed ahead was not written: `data`, whole blocks that should have gone to block
-    /// `addr` (of the first replica) and those after it, is put elsewhere, where the file still has it there
-    /// from its block `block` on. Call it for all of the run, and [`Fs::data_lost`] then.
+    /// Data that was committed was not written in every replica: `data`, whole blocks that should have gone
+    /// to block `addr` (of the first replica) and those after it, is put elsewhere, where the file still has
+    /// it there from its block `block` on. Call it for all of the run; if it was committed ahead, then
+    /// [`Fs::data_lost`].
     ///
     /// # Errors
-    /// No place takes the data: this has stopped the volume, whose last durable state stands.
-    pub fn rescue_data(&self, ino: u64, block: u64, addr: u64, data: &[u8]) -> Result<()> {
+    /// No place takes the data in every replica. If it is `intact`, written in one at least, it stays where
+    /// it is, and the write ends with [`Fs::data_written`]; else this has stopped the volume, whose last
+    /// durable state stands.
+    pub fn rescue_data(
+        &self,
+        ino: u64,
+        block: u64,
+        addr: u64,
+        data: &[u8],
+        intact: bool,
+    ) -> Result<()> {
         let mut blocks = data.chunks_exact(BLOCK_SIZE).zip(0..);
         let rescued = blocks.try_for_each(|(content, i)| {
             self.rescue_block(
@@ -88,8 +98,15 @@ impl Fs {
                 content,
             )
         });
-        if let Err(e) = rescued {
-            self.fail("writing data that was committed", e);
+        match rescued {
+            Err(e) if intact => self.pool.report(
+                LogLevel::Warning,
+                format_args!(
+                    "inode {ino}: blocks at {block} have fewer replicas than they should: {e}"
+                ),
+            ),
+            Err(e) => self.fail("writing data that was committed", e),
+            Ok(()) => {}
         }
         rescued
     }

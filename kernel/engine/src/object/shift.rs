@@ -5,7 +5,8 @@
 //! SHIFT record, which says what is being done and how far it has come, and each one moves some extents
 //! and the cursor; the last one sets the size and removes the record. A mount finishes what is listed,
 //! so the whole counts as done with the first operation. The host keeps everybody else away from the
-//! file meanwhile.
+//! file meanwhile. Data that is on its way has arrived before: if the device does not take it, it is put
+//! elsewhere by its place in the file.
 //!
 //! Extents move left in ascending and right in descending order, into places that are holes by then; so
 //! at each point those that moved and those that did not are told apart by the cursor.
@@ -96,6 +97,7 @@ impl Fs {
             blocks,
             cursor: if insert { u64::MAX } else { at },
         };
+        self.wait_for_data();
         let mut begun = false;
         let result = self.run_shift(attr.ino, shift, mtime, &mut begun);
         if let (true, Err(e)) = (begun, &result) {

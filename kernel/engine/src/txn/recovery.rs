@@ -12,10 +12,10 @@
 //! recovery finds what this one found.
 
 use super::{apply, health, is_bad_block, prepare, quota, State};
-use crate::cache::Pool;
+use crate::cache::{Owner, Pool, Suspect, Trouble};
 use crate::error::{Error, Result};
 use crate::format::journal::{split_record, EntryHeader, Step, Steps, ENTRY_HEADER, ENTRY_MAX};
-use crate::format::key::kind;
+use crate::format::key::{kind, Key};
 use crate::format::record::{extent_sum, Extent, ExtentKind};
 use crate::format::superblock::Superblock;
 use crate::space::{Range, Space};
@@ -36,8 +36,17 @@ pub struct Replay {
     pub records: u64,
     /// Ring blocks from the first to the last entry.
     pub used: u64,
-    /// Blocks of the last entry's data of which a copy is not there: where one is, and where not.
-    stale: Vec<(u64, u64)>,
+    /// Copies of the last entry's data that are not there.
+    stale: Vec<Stale>,
+}
+
+/// A block of data of which a copy is missing.
+struct Stale {
+    /// Where a copy is.
+    good: u64,
+    /// Where none is.
+    addr: u64,
+    owner: Owner,
 }
 
 fn read_ring(pool: &Pool, sb: &Superblock, at: u32, buf: &mut [u8]) -> Result<()> {
@@ -217,9 +226,10 @@ fn each_record(
 fn has_data(
     pool: &Pool,
     claims: &[Range],
+    key: &Key,
     extent: &[u8],
     content: &mut [u8],
-    stale: &mut Vec<(u64, u64)>,
+    stale: &mut Vec<Stale>,
 ) -> Result<bool> {
     let Some(e) = Extent::decode(extent).filter(|e| e.kind == ExtentKind::Data) else {
         return Ok(true);
@@ -255,7 +265,14 @@ fn has_data(
         for (addr, there) in e.addr.iter().zip(there) {
             if *addr != 0 && !there && claimed(at(*addr)) {
                 let good = e.addr.get(good).copied().unwrap_or_default();
-                stale.try_push((at(good), at(*addr)))?;
+                stale.try_push(Stale {
+                    good: at(good),
+                    addr: at(*addr),
+                    owner: Owner::Data {
+                        ino: key.object,
+                        block: key.offset.saturating_add(i.into()),
+                    },
+                })?;
             }
         }
     }
@@ -299,7 +316,7 @@ impl Replay {
                     continue;
                 };
                 if all && !claims.is_empty() && key.kind == kind::EXTENT {
-                    all = has_data(pool, &claims, value, &mut content, &mut stale)?;
+                    all = has_data(pool, &claims, &key, value, &mut content, &mut stale)?;
                 }
             }
             Ok(())
@@ -310,14 +327,23 @@ impl Replay {
         Ok(all)
     }
 
-    /// Writes the copies of the last entry's data that are not there. What fails is left to whoever
-    /// reads the copy and finds it bad.
+    /// Writes the copies of the last entry's data that are not there. Where that fails, the data is moved
+    /// as soon as operations can begin.
     #[inline(never)]
     pub fn complete_copies(&self, pool: &Pool) -> Result<()> {
         let mut content = Vec::try_filled(BLOCK_SIZE, 0)?;
-        for &(good, stale) in &self.stale {
-            if pool.read_raw(good, &mut content).is_ok() {
-                let _ = pool.write_raw(stale, &content);
+        for stale in &self.stale {
+            let written = pool
+                .read_raw(stale.good, &mut content)
+                .and_then(|()| pool.write_raw(stale.addr, &content));
+            if written.is_err() {
+                pool.suspect(Suspect {
+                    addr: stale.addr,
+                    blocks: 1,
+                    trouble: Trouble::Copy,
+                    owner: stale.owner,
+                    tries: 0,
+                });
             }
         }
         Ok(())
