@@ -65,17 +65,22 @@ static LEAF: Identity = Identity {
     key: || static_lock_class!(),
 };
 
+/// The writers of a [`RwLock`], before they take it.
+static WRITERS: Identity = Identity {
+    name: c"aegisfs_writers",
+    key: || static_lock_class!(),
+};
+
 impl LockClass {
-    fn key(self) -> (&'static core::ffi::CStr, Pin<&'static LockClassKey>) {
-        let identity = match self {
+    const fn identity(self) -> &'static Identity {
+        match self {
             Self::Checkpoint => &CHECKPOINT,
             Self::Trees => &TREES,
             Self::Space => &SPACE,
             Self::Journal => &JOURNAL,
             Self::Cache => &CACHE,
             Self::Leaf => &LEAF,
-        };
-        (identity.name, (identity.key)())
+        }
     }
 }
 
@@ -124,11 +129,15 @@ impl<T> Mutex<T> {
     /// [`AllocError`] when the host has no memory.
     #[inline(never)]
     pub fn try_new(class: LockClass, value: T) -> Result<Self, AllocError> {
-        let (name, key) = class.key();
+        Self::with(class.identity(), value)
+    }
+
+    fn with(identity: &Identity, value: T) -> Result<Self, AllocError> {
         Ok(Self {
             // SAFETY: The slot is valid for writes and will not move; name and key are static.
             raw: pinned(|slot| unsafe {
-                bindings::__mutex_init(slot, name.as_char_ptr(), key.as_ptr());
+                let key = (identity.key)();
+                bindings::__mutex_init(slot, identity.name.as_char_ptr(), key.as_ptr());
             })?,
             value: UnsafeCell::new(value),
         })
@@ -298,7 +307,12 @@ impl Event {
 }
 
 /// Many readers or one writer.
+///
+/// Writers take turns by a mutex, so that at most one waits at the semaphore. That reserves itself for a writer
+/// which has waited for 4 ms, and another one that comes then spins until its time slice ends: with a single
+/// processor, while the first cannot run.
 pub struct RwLock<T> {
+    writers: Mutex<()>,
     raw: Pinned<bindings::rw_semaphore>,
     value: UnsafeCell<T>,
 }
@@ -325,7 +339,8 @@ pub struct RwLockReadGuard<'a, T> {
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct RwLockWriteGuard<'a, T> {
     lock: &'a RwLock<T>,
-    _task_local: core::marker::PhantomData<*mut ()>,
+    // Released when `drop` has released the semaphore.
+    _turn: MutexGuard<'a, ()>,
 }
 
 // SAFETY: A shared guard gives `&T` only.
@@ -340,11 +355,13 @@ impl<T> RwLock<T> {
     /// [`AllocError`] when the host has no memory.
     #[inline(never)]
     pub fn try_new(class: LockClass, value: T) -> Result<Self, AllocError> {
-        let (name, key) = class.key();
+        let identity = class.identity();
         Ok(Self {
+            writers: Mutex::with(&WRITERS, ())?,
             // SAFETY: The slot is valid for writes and will not move; name and key are static.
             raw: pinned(|slot| unsafe {
-                bindings::__init_rwsem(slot, name.as_char_ptr(), key.as_ptr());
+                let key = (identity.key)();
+                bindings::__init_rwsem(slot, identity.name.as_char_ptr(), key.as_ptr());
             })?,
             value: UnsafeCell::new(value),
         })
@@ -362,11 +379,12 @@ impl<T> RwLock<T> {
 
     /// Waits for exclusive access.
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        let turn = self.writers.lock();
         // SAFETY: Initialised in `try_new`.
         unsafe { bindings::down_write(self.raw.get()) };
         RwLockWriteGuard {
             lock: self,
-            _task_local: core::marker::PhantomData,
+            _turn: turn,
         }
     }
 }
