@@ -47,6 +47,15 @@ among() {
 		[[ " $* " == *" ${entry%:*} "* ]] || die "block $entry is listed, but not bad: $*"
 	done
 }
+# noticed BLOCK...: soon some of these are listed, and no others
+noticed() {
+	for _ in {1..60}; do
+		[ -z "$(listed)" ] || break
+		sleep 0.5
+	done
+	[ -n "$(listed)" ] || die "bad blocks are used and not found"
+	among "$(listed)" "$@"
+}
 write_errors() { field devices.0.write_errors aegisfs device stats "$MNT"; }
 # filled: uses all of the volume, which must not write to a bad block
 filled() {
@@ -173,12 +182,7 @@ done
 for i in {1..200}; do
 	dd if=/tmp/data of="$MNT/small-$((i % 50))" bs=4k count=3 conv=fsync status=none || die "a write failed"
 done
-for _ in {1..60}; do
-	[ -z "$(listed)" ] || break
-	sleep 0.5
-done
-[ -n "$(listed)" ] || die "bad blocks are used and not found"
-among "$(listed)" $data
+noticed $data
 remount_cold
 for file in "$MNT"/fill*; do cmp "$file" /tmp/data || die "$file"; done
 for file in "$MNT"/small*; do cmp -n 12288 "$file" /tmp/data || die "$file"; done
@@ -205,12 +209,7 @@ done
 sync
 [ "$(write_errors)" -gt "$before" ] || die "no bad block was used"
 clean_scrub
-for _ in {1..60}; do
-	[ -z "$(listed)" ] || break
-	sleep 0.5
-done
-[ -n "$(listed)" ] || die "bad blocks are used and not found"
-among "$(listed)" $data
+noticed $data
 remount_cold
 clean_scrub
 for file in "$MNT"/cached*; do cmp "$file" /tmp/data || die "$file"; done
