@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* See shim.h. */
 #include <linux/bio.h>
+#include <linux/cpumask.h>
 #include <linux/crc32.h>
 #include <linux/fadvise.h>
 #include <linux/highmem.h>
@@ -44,6 +45,13 @@ unsigned long aegisfs_ram_bytes(void)
 bool aegisfs_crc32_is_fast(void)
 {
 	return crc32_optimizations() & CRC32_LE_OPTIMIZATION;
+}
+
+/* ---- processors */
+
+bool aegisfs_one_processor(void)
+{
+	return num_online_cpus() == 1;
 }
 
 /* ---- log */

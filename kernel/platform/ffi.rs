@@ -110,6 +110,13 @@ pub unsafe fn crc32_shared<const N: usize>(data: *const [u8; N]) -> u32 {
 
 extern "C" {
     fn aegisfs_may_log() -> bool;
+    fn aegisfs_one_processor() -> bool;
+}
+
+/// There is a single processor now.
+pub(crate) fn one_processor() -> bool {
+    // SAFETY: No preconditions.
+    unsafe { aegisfs_one_processor() }
 }
 
 /// Whether another log line may be written just now.

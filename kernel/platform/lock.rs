@@ -4,6 +4,7 @@
 //! The kernel's objects contain pointers to themselves, so each lives in a box of its own and is
 //! never moved. Each [`LockClass`] has one lockdep class, whatever the number of locks in it.
 
+use crate::ffi::one_processor;
 use crate::{AllocError, Box, NofsScope};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
@@ -308,9 +309,9 @@ impl Event {
 
 /// Many readers or one writer.
 ///
-/// Writers take turns by a mutex, so that at most one waits at the semaphore. That reserves itself for a writer
-/// which has waited for 4 ms, and another one that comes then spins until its time slice ends: with a single
-/// processor, while the first cannot run.
+/// With a single processor, writers take turns by a mutex, so that at most one waits at the semaphore. That reserves
+/// itself for a writer which has waited for 4 ms, and another one that comes then spins until its time slice ends,
+/// while the first cannot run. With several, the mutex would cost more than it saves.
 pub struct RwLock<T> {
     writers: Mutex<()>,
     raw: Pinned<bindings::rw_semaphore>,
@@ -340,7 +341,7 @@ pub struct RwLockReadGuard<'a, T> {
 pub struct RwLockWriteGuard<'a, T> {
     lock: &'a RwLock<T>,
     // Released when `drop` has released the semaphore.
-    _turn: MutexGuard<'a, ()>,
+    _turn: Option<MutexGuard<'a, ()>>,
 }
 
 // SAFETY: A shared guard gives `&T` only.
@@ -379,7 +380,8 @@ impl<T> RwLock<T> {
 
     /// Waits for exclusive access.
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
-        let turn = self.writers.lock();
+        // It orders writers and excludes nobody: some may come without it.
+        let turn = one_processor().then(|| self.writers.lock());
         // SAFETY: Initialised in `try_new`.
         unsafe { bindings::down_write(self.raw.get()) };
         RwLockWriteGuard {
