@@ -26,9 +26,11 @@ unsigned long	aegisfs_ram_bytes(void);
 /* checksums */
 bool		aegisfs_crc32_is_fast(void);
 
+/* processors */
+bool		aegisfs_one_processor(void);
+
 /* log */
 bool		aegisfs_may_log(void);
-bool		aegisfs_one_processor(void);
 int		aegisfs_invalf(struct fs_context *fc, const char *text, int len);
 void		aegisfs_panic(const char *text) __noreturn;
 
