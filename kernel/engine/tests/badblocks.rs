@@ -178,6 +178,48 @@ fn sound(medium: &Medium) {
     assert_eq!(problems(&fs), []);
 }
 
+/// Leaves are read together; one copy that the medium does not give is found out, and the others are as
+/// good as without it.
+#[test]
+fn a_check_tells_which_copy_of_a_leaf_is_unreadable() {
+    let medium = Medium::volume(1);
+    let fs = medium.mount();
+    for i in 0..400 {
+        file(&fs, &format!("f{i}"), &pattern(i, 200));
+    }
+    fs.unmount().unwrap();
+    let d = medium.0 .0.lock().unwrap().clone();
+    let nodes = d.chunks(BLOCK_SIZE).enumerate();
+    let leaves = nodes.filter(|(_, b)| b[..4] == NODE_MAGIC.to_le_bytes() && b[64] == 0);
+    let mut found = 0;
+    for (i, _) in leaves {
+        medium.faults().read = BTreeSet::from([i as u64 + 1]);
+        let fs = Fs::mount(
+            medium.devices(),
+            MountOptions {
+                read_only: true,
+                ..MountOptions::default()
+            },
+        )
+        .unwrap();
+        match problems(&fs)[..] {
+            // Of an older checkpoint: nobody's.
+            [] => {}
+            [check::Problem::NodeCopy {
+                level: 0,
+                block,
+                fault: check::NodeCopyFault::Unreadable,
+                ..
+            }] => {
+                assert_eq!(fs.locate(block).unwrap().offset, i as u64 * BLOCK);
+                found += 1;
+            }
+            ref other => panic!("leaf at {i}: {other:?}"),
+        }
+    }
+    assert!(found > 10, "{found}");
+}
+
 #[test]
 fn what_has_two_copies_moves_away() {
     let medium = Medium::volume(2);

@@ -7,12 +7,12 @@
 
 use crate::discard::{discard_device, punch_hole};
 use crate::report::Failure;
-use aegisfs_engine::{BlockDevice, Error, Result as EngineResult, WriteOp, BLOCK_SIZE};
+use aegisfs_engine::{BlockDevice, Error, ReadOp, Result as EngineResult, WriteOp, BLOCK_SIZE};
 use aegisfs_platform::{try_box, Box, Vec as EngineVec};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Seek, SeekFrom};
+use std::io::{self, IoSlice, IoSliceMut, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// Unit of all transfers.
 const BLOCK: u64 = BLOCK_SIZE as u64;
-/// Most parts of one `pwritev`: the kernel's `IOV_MAX`.
+/// Most parts of one `preadv` or `pwritev`: the kernel's `IOV_MAX`.
 const IOV_MAX: usize = 1024;
 /// How long to wait for a volume that is in use: unmounting a FUSE volume returns to its caller
 /// before the serving process has written the last checkpoint and let go.
@@ -252,6 +252,16 @@ impl FileDevice {
         Error::Io
     }
 
+    /// Reads parts that follow each other on the device in one call; `false` if not all came.
+    fn read_run(&self, ops: &mut [ReadOp<'_>]) -> bool {
+        let Some(offset) = ops.first().and_then(|op| i64::try_from(op.offset).ok()) else {
+            return false;
+        };
+        let len = ops.iter().map(|op| op.buf.len()).sum();
+        let mut slices: Vec<_> = ops.iter_mut().map(|op| IoSliceMut::new(op.buf)).collect();
+        nix::sys::uio::preadv(self.file(), &mut slices, offset) == Ok(len)
+    }
+
     /// Writes parts that follow each other on the device in one call each `IOV_MAX`.
     fn write_run(&self, ops: &[WriteOp<'_>]) -> EngineResult<()> {
         let Some(first) = ops.first() else {
@@ -296,6 +306,28 @@ impl BlockDevice for FileDevice {
             },
         };
         read.map_err(|e| self.failed("read", offset, buf.len(), &e))
+    }
+
+    fn read_many(&self, ops: &mut [ReadOp<'_>]) -> EngineResult<()> {
+        for op in &*ops {
+            self.check(op.offset, op.buf.len())?;
+        }
+        let mut rest = ops;
+        while !rest.is_empty() {
+            let follow = rest
+                .windows(2)
+                .take(IOV_MAX - 1)
+                .take_while(|w| w[0].offset + w[0].buf.len() as u64 == w[1].offset)
+                .count();
+            let (run, later) = rest.split_at_mut(follow + 1);
+            // One by one it also shows which of them the device does not have.
+            if self.0.direct.get().is_some() || !self.read_run(run) {
+                run.iter_mut()
+                    .try_for_each(|op| self.read(op.offset, op.buf))?;
+            }
+            rest = later;
+        }
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> EngineResult<()> {

@@ -4,6 +4,7 @@
 //! Order of records is that of keys. A node that is met a second time is reported and not entered
 //! again, so that a walk ends on every image.
 
+use super::ahead::Ahead;
 use super::problem::{NodeCopyFault, Problem};
 use super::usage::Marked;
 use super::Checker;
@@ -85,7 +86,13 @@ fn enter(
         return sink.lost(cx, place.from, place.end());
     }
     check_bounds(cx, place, buf)?;
+    // Of the leaves: the first one that was not read ahead.
+    let mut ahead = 0;
     for i in 0..node::count(buf) {
+        if place.level == 1 && i == ahead {
+            let nodes = (i..node::count(buf)).map(|i| node::child(buf, i));
+            ahead += Ahead::fill(cx, nodes)?;
+        }
         let key = node::key(buf, i);
         if place.level == 0 {
             sink.record(cx, key, node::value(buf, i))?;
@@ -186,17 +193,19 @@ fn load(
 
 /// Reads and verifies one copy.
 fn verify(
-    cx: &Checker<'_>,
+    cx: &mut Checker<'_>,
     block: u64,
     expected: &Expected,
-    buf: &mut [u8],
+    buf: &mut Vec<u8>,
 ) -> core::result::Result<(), NodeCopyFault> {
     if cx.pool.locate(block, u64::from(cx.node_blocks)).is_err() {
         return Err(NodeCopyFault::Outside);
     }
-    cx.pool
-        .read_raw(block, buf)
-        .map_err(|_| NodeCopyFault::Unreadable)?;
+    if !cx.ahead.take(block, buf) {
+        cx.pool
+            .read_raw(block, buf)
+            .map_err(|_| NodeCopyFault::Unreadable)?;
+    }
     // A node that is younger than the volume is one that a crash kept from becoming part of it.
     if expected.pointer.birth > cx.generation {
         return Err(NodeCopyFault::Invalid(NodeFault::Misplaced));

@@ -4,7 +4,7 @@
 use super::log::{Identity, Log};
 use super::{now, Policy};
 use aegisfs_engine::format::superblock::Superblock;
-use aegisfs_engine::{BlockDevice, Error, Result, WriteOp, BLOCK_SIZE};
+use aegisfs_engine::{BlockDevice, Error, ReadOp, Result, WriteOp, BLOCK_SIZE};
 use aegisfs_platform::{try_box, Box as EngineBox, Vec as EngineVec};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -164,6 +164,10 @@ impl<D: BlockDevice> BlockDevice for Guard<D> {
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.device.read(offset, buf)
+    }
+
+    fn read_many(&self, ops: &mut [ReadOp<'_>]) -> Result<()> {
+        self.device.read_many(ops)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
