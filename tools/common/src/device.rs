@@ -12,7 +12,7 @@ use aegisfs_platform::{try_box, Box, Vec as EngineVec};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut, Seek, SeekFrom};
+use std::io::{self, IoSlice, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// Unit of all transfers.
 const BLOCK: u64 = BLOCK_SIZE as u64;
-/// Most parts of one `preadv` or `pwritev`: the kernel's `IOV_MAX`.
+/// Most parts of one `pwritev`: the kernel's `IOV_MAX`.
 const IOV_MAX: usize = 1024;
 /// How long to wait for a volume that is in use: unmounting a FUSE volume returns to its caller
 /// before the serving process has written the last checkpoint and let go.
@@ -252,14 +252,17 @@ impl FileDevice {
         Error::Io
     }
 
-    /// Reads parts that follow each other on the device in one call; `false` if not all came.
-    fn read_run(&self, ops: &mut [ReadOp<'_>]) -> bool {
-        let Some(offset) = ops.first().and_then(|op| i64::try_from(op.offset).ok()) else {
-            return false;
-        };
-        let len = ops.iter().map(|op| op.buf.len()).sum();
-        let mut slices: Vec<_> = ops.iter_mut().map(|op| IoSliceMut::new(op.buf)).collect();
-        nix::sys::uio::preadv(self.file(), &mut slices, offset) == Ok(len)
+    fn try_read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        match self.0.direct.get() {
+            Some(Some(file)) => read_direct(file, offset, buf),
+            _ => match self.read_bytes(offset, buf) {
+                Err(e) if e.raw_os_error() == Some(nix::libc::EIO) => match self.direct() {
+                    Some(file) => read_direct(file, offset, buf),
+                    None => Err(e),
+                },
+                other => other,
+            },
+        }
     }
 
     /// Writes parts that follow each other on the device in one call each `IOV_MAX`.
@@ -295,37 +298,15 @@ impl BlockDevice for FileDevice {
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> EngineResult<()> {
         self.check(offset, buf.len())?;
-        let read = match self.0.direct.get() {
-            Some(Some(file)) => read_direct(file, offset, buf),
-            _ => match self.read_bytes(offset, buf) {
-                Err(e) if e.raw_os_error() == Some(nix::libc::EIO) => match self.direct() {
-                    Some(file) => read_direct(file, offset, buf),
-                    None => Err(e),
-                },
-                other => other,
-            },
-        };
-        read.map_err(|e| self.failed("read", offset, buf.len(), &e))
+        self.try_read(offset, buf)
+            .map_err(|e| self.failed("read", offset, buf.len(), &e))
     }
 
+    /// Logs no error: what could not be read ahead is read again when it is needed.
     fn read_many(&self, ops: &mut [ReadOp<'_>]) -> EngineResult<()> {
-        for op in &*ops {
+        for op in ops {
             self.check(op.offset, op.buf.len())?;
-        }
-        let mut rest = ops;
-        while !rest.is_empty() {
-            let follow = rest
-                .windows(2)
-                .take(IOV_MAX - 1)
-                .take_while(|w| w[0].offset + w[0].buf.len() as u64 == w[1].offset)
-                .count();
-            let (run, later) = rest.split_at_mut(follow + 1);
-            // One by one it also shows which of them the device does not have.
-            if self.0.direct.get().is_some() || !self.read_run(run) {
-                run.iter_mut()
-                    .try_for_each(|op| self.read(op.offset, op.buf))?;
-            }
-            rest = later;
+            self.try_read(op.offset, op.buf).map_err(|_| Error::Io)?;
         }
         Ok(())
     }

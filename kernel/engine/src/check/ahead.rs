@@ -1,89 +1,103 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Copies of nodes, read before a walk comes to them: many with one request, in the order of their
+//! Copies of nodes, read before a walk comes to them: neighbours with one request, in the order of their
 //! addresses, where the walk goes by keys and from replica to replica.
 
 use super::Checker;
 use crate::cache::Pool;
 use crate::error::Result;
+use crate::format::bytes::copy;
 use crate::format::key::Pointer;
 use crate::sort::sort;
-use crate::types::Location;
+use crate::types::BLOCK_SIZE;
 use aegisfs_platform::Vec;
 
-/// Most copies at a time: 2 MiB of nodes of 16 KiB.
+/// Most copies at a time.
 const COPIES: usize = 128;
+/// Most blocks between two copies that are read along: nodes that were written in turn with those of
+/// other parts of a tree. With nodes of 16 KiB that makes at most 6 MiB.
+const GAP: u64 = 8;
 
 /// What was read ahead, unverified.
 #[derive(Default)]
 pub struct Ahead {
-    copies: Vec<NodeCopy>,
-}
-
-/// A copy of a node.
-struct NodeCopy {
-    at: Location,
-    /// It is there, and nobody has taken it.
-    read: bool,
+    /// First blocks of the copies.
+    wanted: Vec<u64>,
+    runs: Vec<Run>,
     bytes: Vec<u8>,
 }
 
+/// Blocks that were read with one request.
+struct Run {
+    first: u64,
+    blocks: u64,
+    /// Where they begin in `bytes`.
+    at: usize,
+}
+
 impl Ahead {
-    /// Puts the node at `block` into `buf`; `false` if it was not read ahead.
-    pub fn take(&mut self, block: u64, buf: &mut Vec<u8>) -> bool {
-        let mut copies = self.copies.iter_mut();
-        let Some(copy) = copies.find(|c| c.read && c.at.block == block) else {
-            return false;
-        };
-        copy.read = false;
-        core::mem::swap(&mut copy.bytes, buf);
-        true
+    /// Puts what stands at `block` into `buf`; `false` if it was not read ahead.
+    pub fn get(&self, block: u64, buf: &mut [u8]) -> bool {
+        let len = buf.len() / BLOCK_SIZE;
+        let bytes = self.runs.iter().find_map(|run| {
+            let skip = block.checked_sub(run.first)?;
+            let inside = skip + len as u64 <= run.blocks;
+            let at = run.at + skip as usize * BLOCK_SIZE;
+            self.bytes.get(at..at + buf.len()).filter(|_| inside)
+        });
+        bytes.is_some_and(|bytes| {
+            copy(buf, bytes);
+            true
+        })
     }
 
     /// Reads the copies of as many `nodes` as fit; gives their number. What cannot be read is left out:
     /// who comes to it reads it alone, and learns why.
     pub fn fill(cx: &mut Checker<'_>, nodes: impl Iterator<Item = Pointer>) -> Result<usize> {
-        let Checker { ahead, pool, .. } = cx;
+        let ahead = &mut cx.ahead;
+        ahead.wanted.clear();
         let mut filled = 0;
-        let mut count = 0;
         for node in nodes {
-            if count + node.replicas().count() > COPIES {
+            if ahead.wanted.len() + node.replicas().count() > COPIES {
                 break;
             }
-            filled += 1;
             for block in node.replicas() {
-                if let Ok(at) = pool.locate(block, u64::from(cx.node_blocks)) {
-                    ahead.place(count, at, pool)?;
-                    count += 1;
-                }
+                ahead.wanted.try_push(block)?;
             }
+            filled += 1;
         }
-        ahead.read(count, pool);
+        sort(&mut ahead.wanted, &|a, b| a < b);
+        ahead.read(cx.pool, u64::from(cx.node_blocks))?;
         Ok(filled)
     }
 
-    fn place(&mut self, i: usize, at: Location, pool: &Pool) -> Result<()> {
-        if let Some(copy) = self.copies.get_mut(i) {
-            copy.at = at;
-            return Ok(());
+    fn read(&mut self, pool: &Pool, node_blocks: u64) -> Result<()> {
+        self.runs.clear();
+        let mut wanted = self.wanted.iter().copied().peekable();
+        let mut at = 0;
+        while let Some(first) = wanted.next() {
+            let mut blocks = node_blocks;
+            // `locate` also refuses what reaches from one chunk to the next.
+            while let Some(next) = wanted.next_if(|next| {
+                let to = next - first + node_blocks;
+                to <= blocks + node_blocks + GAP && pool.locate(first, to).is_ok()
+            }) {
+                blocks = next - first + node_blocks;
+            }
+            let Ok(place) = pool.locate(first, blocks) else {
+                continue;
+            };
+            let end = at + blocks as usize * BLOCK_SIZE;
+            if self.bytes.len() < end {
+                self.bytes.try_resize(end, 0)?;
+            }
+            let Some(bytes) = self.bytes.get_mut(at..end) else {
+                continue;
+            };
+            if pool.read_many(core::iter::once((place, bytes))).is_ok() {
+                self.runs.try_push(Run { first, blocks, at })?;
+                at = end;
+            }
         }
-        let copy = NodeCopy {
-            at,
-            read: false,
-            bytes: Vec::try_filled(pool.node_size(), 0)?,
-        };
-        Ok(self.copies.try_push(copy)?)
-    }
-
-    fn read(&mut self, count: usize, pool: &Pool) {
-        self.copies.iter_mut().for_each(|c| c.read = false);
-        let Some(copies) = self.copies.get_mut(..count) else {
-            return;
-        };
-        sort(copies, &|a, b| {
-            (a.at.device, a.at.offset) < (b.at.device, b.at.offset)
-        });
-        let parts = copies.iter_mut().map(|c| (c.at, &mut c.bytes[..]));
-        let read = pool.read_many(parts).is_ok();
-        copies.iter_mut().for_each(|c| c.read = read);
+        Ok(())
     }
 }

@@ -193,15 +193,15 @@ fn load(
 
 /// Reads and verifies one copy.
 fn verify(
-    cx: &mut Checker<'_>,
+    cx: &Checker<'_>,
     block: u64,
     expected: &Expected,
-    buf: &mut Vec<u8>,
+    buf: &mut [u8],
 ) -> core::result::Result<(), NodeCopyFault> {
     if cx.pool.locate(block, u64::from(cx.node_blocks)).is_err() {
         return Err(NodeCopyFault::Outside);
     }
-    if !cx.ahead.take(block, buf) {
+    if !cx.ahead.get(block, buf) {
         cx.pool
             .read_raw(block, buf)
             .map_err(|_| NodeCopyFault::Unreadable)?;
