@@ -9,6 +9,7 @@
 //! is applied in whole before anything is tidied: until then every key is routed as it was when the paths
 //! were copied, so that no put comes to a node that would have to be read.
 
+use super::ways::Way;
 use super::{Io, NodeSpace, Root, Trees};
 use crate::error::{Error, Result};
 use crate::format::bytes::copy;
@@ -25,7 +26,7 @@ struct Done {
 impl Trees {
     /// Copies every node on the way to `key` that is not dirty yet. Gives the level of the root.
     pub fn dirty_path(&mut self, tree: u64, key: &Key, space: &mut dyn NodeSpace) -> Result<u8> {
-        Ok(self.dirty_way(tree, key, space)?.0)
+        Ok(self.dirty_way(tree, key, space)?.top)
     }
 
     /// As [`Trees::dirty_path`]; hands the value of `key`, if there is one, to `f`.
@@ -36,33 +37,44 @@ impl Trees {
         space: &mut dyn NodeSpace,
         f: &mut dyn FnMut(&[u8]),
     ) -> Result<u8> {
-        let (top, leaf) = self.dirty_way(tree, key, space)?;
-        if let Some(b) = self.dirty.get(leaf) {
+        let way = self.dirty_way(tree, key, space)?;
+        if let Some(b) = self.dirty.get(way.leaf) {
             if let Ok(i) = node::search(b, key) {
                 f(node::value(b, i));
             }
         }
-        Ok(top)
+        Ok(way.top)
     }
 
-    /// Makes the way to `key` dirty; gives the level of the root and the leaf (0: none).
-    fn dirty_way(&mut self, tree: u64, key: &Key, space: &mut dyn NodeSpace) -> Result<(u8, u64)> {
-        let mut root = self.root(tree)?;
-        if root.pointer.id() == 0 {
-            return Ok((0, 0));
+    /// Makes the way to `key` dirty.
+    fn dirty_way(&mut self, tree: u64, key: &Key, space: &mut dyn NodeSpace) -> Result<Way> {
+        if let Some(way) = self.ways.to(tree, key) {
+            return Ok(*way);
         }
-        let top = root.level;
-        let fresh = self.copy_node(&root.pointer, tree, top, space)?;
+        let mut root = self.root(tree)?;
+        let mut way = Way {
+            tree,
+            top: root.level,
+            ..Way::default()
+        };
+        if root.pointer.id() == 0 {
+            return Ok(way);
+        }
+        let fresh = self.copy_node(&root.pointer, tree, root.level, space)?;
         if fresh != root.pointer {
             root.pointer = fresh;
             self.set_root(root);
         }
-        let (mut pointer, mut level) = (root.pointer, top);
-        while level > 0 {
+        let mut pointer = root.pointer;
+        for level in (0..root.level).rev() {
             let b = self.dirty.get(pointer.id()).ok_or(Error::Corrupt)?;
             let i = node::child_index(b, key);
             let child = node::child(b, i);
-            level -= 1;
+            way.from = way.from.max(node::key(b, i));
+            if i + 1 < node::count(b) {
+                let next = node::key(b, i + 1);
+                way.to = Some(way.to.map_or(next, |to| to.min(next)));
+            }
             let fresh = self.copy_node(&child, tree, level, space)?;
             if fresh != child {
                 let b = self.dirty.get_mut(pointer.id()).ok_or(Error::Corrupt)?;
@@ -70,7 +82,9 @@ impl Trees {
             }
             pointer = fresh;
         }
-        Ok((top, pointer.id()))
+        way.leaf = pointer.id();
+        self.ways.keep(way);
+        Ok(way)
     }
 
     /// Makes a node dirty by copying it to a new place; a dirty one stays.
@@ -109,6 +123,7 @@ impl Trees {
 
     /// Drops a node that nothing points to any more.
     pub(super) fn drop_node(&mut self, tree: u64, pointer: &Pointer, space: &mut dyn NodeSpace) {
+        self.ways.forget();
         let never_written = pointer.birth == self.generation;
         if never_written {
             if let Some(buf) = self.dirty.remove(pointer.id()) {
@@ -129,7 +144,8 @@ impl Trees {
         if value.len() > node::max_value(self.pool.node_size()) {
             return Err(Error::Invalid);
         }
-        if self.root(tree)?.pointer.id() == 0 {
+        let mut way = self.dirty_way(tree, key, space)?;
+        if way.leaf == 0 {
             let mut buf = self.buffer()?;
             node::init(&mut buf, self.pool.uuid(), tree, 0);
             let pointer = self.place(buf, space)?;
@@ -138,8 +154,15 @@ impl Trees {
                 pointer,
                 level: 0,
             });
+            way = self.dirty_way(tree, key, space)?;
         }
-        self.dirty_path(tree, key, space)?;
+        if way.leads(tree, key) {
+            let b = self.dirty.get_mut(way.leaf).ok_or(Error::Corrupt)?;
+            let found = node::search(b, key);
+            if put_slot(b, found, key, value, &mut self.scratch) {
+                return Ok(found.is_ok());
+            }
+        }
         let root = self.root(tree)?;
         let done = self.put_below(root.pointer.id(), tree, root.level, key, value, space)?;
         if let Some((right_key, right)) = done.sibling {
@@ -221,6 +244,7 @@ impl Trees {
                 sibling: None,
             });
         }
+        self.ways.forget();
         let mut right = self.buffer()?;
         let mut scratch = core::mem::take(&mut self.scratch);
         let b = self.dirty.get_mut(id).ok_or(Error::Corrupt)?;
@@ -255,17 +279,11 @@ impl Trees {
 
     /// Removes `key` from its leaf. `true` if it was there.
     pub fn remove(&mut self, tree: u64, key: &Key, space: &mut dyn NodeSpace) -> Result<bool> {
-        if self.root(tree)?.pointer.id() == 0 {
+        let way = self.dirty_way(tree, key, space)?;
+        if way.leaf == 0 {
             return Ok(false);
         }
-        self.dirty_path(tree, key, space)?;
-        let root = self.root(tree)?;
-        let mut pointer = root.pointer;
-        for _ in 0..root.level {
-            let b = self.dirty.get(pointer.id()).ok_or(Error::Corrupt)?;
-            pointer = node::child(b, node::child_index(b, key));
-        }
-        let b = self.dirty.get_mut(pointer.id()).ok_or(Error::Corrupt)?;
+        let b = self.dirty.get_mut(way.leaf).ok_or(Error::Corrupt)?;
         let found = node::search(b, key);
         if let Ok(i) = found {
             node::remove(b, i);
@@ -276,6 +294,11 @@ impl Trees {
     /// Takes out what the removal of `key` has left empty, and merges what it has left nearly so. Reads
     /// nothing: what is not in memory in changed form was not emptied either.
     pub fn tidy(&mut self, tree: u64, key: &Key, space: &mut dyn NodeSpace) -> Result<()> {
+        let known = self.ways.to(tree, key);
+        let leaf = known.and_then(|way| self.dirty.get(way.leaf));
+        if leaf.is_some_and(|b| !is_thin(b)) {
+            return Ok(());
+        }
         let root = self.root(tree)?;
         if root.pointer.id() == 0 || root.pointer.birth != self.generation {
             return Ok(());
@@ -330,12 +353,11 @@ impl Trees {
         }
         self.tidy_below(child.id(), tree, level - 1, key, space)?;
         let c = self.dirty.get(child.id()).ok_or(Error::Corrupt)?;
-        let capacity = c.len() - node::NODE_HEADER;
         if node::count(c) == 0 {
             let b = self.dirty.get_mut(id).ok_or(Error::Corrupt)?;
             node::remove(b, i);
             self.drop_node(tree, &child, space);
-        } else if node::used(c) < capacity / 4 {
+        } else if is_thin(c) {
             let n = node::count(self.dirty.get(id).ok_or(Error::Corrupt)?);
             if i + 1 < n && self.merge(id, i, tree, level - 1, space)? {
                 return Ok(());
@@ -391,6 +413,11 @@ impl Trees {
         }
         Ok(merged)
     }
+}
+
+/// Empty, or nearly so.
+fn is_thin(b: &[u8]) -> bool {
+    node::count(b) == 0 || node::used(b) < (b.len() - node::NODE_HEADER) / 4
 }
 
 /// Inserts or replaces; `false` without room.

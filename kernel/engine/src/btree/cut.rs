@@ -28,6 +28,7 @@ impl Trees {
         block: u64,
         space: &mut dyn NodeSpace,
     ) -> Result<bool> {
+        self.ways.forget();
         let mut root = self.root(tree)?;
         if root.pointer.id() == 0 || root.level <= level {
             return Ok(false);

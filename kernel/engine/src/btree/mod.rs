@@ -14,6 +14,7 @@
 mod change;
 mod cut;
 mod walk;
+mod ways;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::map::Map;
 use aegisfs_platform::{Arc, Vec};
 
 pub use walk::Walk;
+use ways::Ways;
 
 /// Where the trees get blocks for nodes from, and give them back to.
 pub trait NodeSpace {
@@ -87,6 +89,7 @@ pub struct Trees {
     dirty: Map<Vec<u8>>,
     frozen: Map<Vec<u8>>,
     frozen_generation: u64,
+    ways: Ways,
     /// Buffers of node size, so that a change in progress never waits for memory.
     spare: Vec<Vec<u8>>,
     scratch: Vec<u8>,
@@ -110,6 +113,7 @@ impl Trees {
             dirty: Map::new(),
             frozen: Map::new(),
             frozen_generation: 0,
+            ways: Ways::default(),
             spare,
             scratch,
         })
@@ -303,6 +307,7 @@ impl Trees {
     /// when all trees are sealed and no other checkpoint is being written. `ids` has room for the
     /// identifiers of all dirty nodes, which are stored there.
     pub fn freeze(&mut self, ids: &mut Vec<u64>) {
+        self.ways.forget();
         for (id, _) in self.dirty.iter() {
             let _ = ids.try_push(id);
         }

@@ -120,6 +120,36 @@ impl Test {
         out
     }
 
+    /// Each way that is kept leads where a walk from the root comes, over changed nodes only.
+    fn check_ways(&self) {
+        for way in self.trees.ways.all() {
+            let root = self.trees.root(TREE).unwrap();
+            assert_eq!((way.tree, way.top), (TREE, root.level));
+            let before = |to: Key| match (to.offset, to.object) {
+                (0, 0) => to,
+                (0, object) => Key::new(object - 1, u8::MAX, u64::MAX),
+                (offset, object) => Key::new(object, to.kind, offset - 1),
+            };
+            for key in [way.from, before(way.to.unwrap_or(Key::MAX))] {
+                if !way.leads(TREE, &key) {
+                    continue;
+                }
+                let (mut p, mut level) = (root.pointer, root.level);
+                loop {
+                    assert_eq!(p.birth, self.trees.generation);
+                    let b = self.trees.node(&p, TREE, level, Io::Refused).unwrap();
+                    if level == 0 {
+                        break;
+                    }
+                    let i = node::child_index(&b, &key);
+                    assert!(node::key(&b, i) <= key, "a put would have to lower keys");
+                    (p, level) = (node::child(&b, i), level - 1);
+                }
+                assert_eq!(p.id(), way.leaf, "{key:?} of {:?}..{:?}", way.from, way.to);
+            }
+        }
+    }
+
     /// Every node is where its parent says, within its bounds, and in use.
     fn check(&self) {
         let root = self.trees.root(TREE).unwrap();
@@ -165,11 +195,16 @@ impl Test {
 fn attack(node_size: usize, rng: &mut Rng, keys: usize, steps: usize) {
     let mut t = Test::new(node_size);
     let mut growing = true;
+    let mut key = Key::default();
     for step in 0..steps {
         if step % 1500 == 0 {
             growing = rng.below(3) > 0;
         }
-        let key = Key::new(rng.below(keys) as u64 / 50, 1, rng.below(keys) as u64 % 50);
+        // Often not far from the one before.
+        key = match rng.below(3) {
+            0 => Key::new(key.object, 1, key.offset + rng.below(3) as u64),
+            _ => Key::new(rng.below(keys) as u64 / 50, 1, rng.below(keys) as u64 % 50),
+        };
         let put = rng.below(10) < if growing { 7 } else { 2 };
         // Now and then space runs out before anything is changed.
         t.blocks.left = if rng.below(20) == 0 {
@@ -195,6 +230,7 @@ fn attack(node_size: usize, rng: &mut Rng, keys: usize, steps: usize) {
             let found = t.trees.delete(TREE, &key, &mut t.blocks).unwrap();
             assert_eq!(found, t.want.remove(&key).is_some());
         }
+        t.check_ways();
         let key = Key::new(rng.below(keys) as u64 / 50, 1, rng.below(keys) as u64 % 50);
         assert_eq!(t.get(&key), t.want.get(&key).cloned());
         let mut floor = None;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Reading: point lookups, the nearest smaller record, ranges.
 
+use super::ways::Way;
 use super::{Io, Trees};
 use crate::error::Error;
 use crate::format::key::{Key, Pointer};
@@ -89,6 +90,12 @@ impl Trees {
         }
     }
 
+    /// The leaf that `key` belongs to, if it is one of those that were changed last.
+    fn changed_leaf(&self, tree: u64, key: &Key) -> Option<(&Way, &[u8])> {
+        let way = self.ways.to(tree, key)?;
+        Some((way, self.dirty.get(way.leaf)?))
+    }
+
     /// Hands the value of `key` to `f`; `false` if there is none.
     pub fn get(
         &self,
@@ -97,6 +104,16 @@ impl Trees {
         io: Io,
         f: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, Walk> {
+        let mut see = |b: &[u8]| {
+            let found = node::search(b, key);
+            if let Ok(i) = found {
+                f(node::value(b, i));
+            }
+            Ok(found.is_ok())
+        };
+        if let Some((_, b)) = self.changed_leaf(tree, key) {
+            return see(b);
+        }
         let root = self.root(tree).map_err(Walk::Failed)?;
         if root.pointer.id() == 0 {
             return Ok(false);
@@ -105,11 +122,7 @@ impl Trees {
         for level in (0..root.level).rev() {
             b = self.child(&b, node::child_index(&b, key), tree, level, io)?;
         }
-        let found = node::search(&b, key);
-        if let Ok(i) = found {
-            f(node::value(&b, i));
-        }
-        Ok(found.is_ok())
+        see(&b)
     }
 
     /// Hands the last record whose key is at most `key` to `f`; `false` if there is none.
@@ -120,6 +133,11 @@ impl Trees {
         io: Io,
         f: &mut dyn FnMut(Key, &[u8]),
     ) -> Result<bool, Walk> {
+        if let Some((_, b)) = self.changed_leaf(tree, key) {
+            if self.floor_below(b, tree, 0, key, io, f)? {
+                return Ok(true);
+            }
+        }
         let root = self.root(tree).map_err(Walk::Failed)?;
         if root.pointer.id() == 0 {
             return Ok(false);
@@ -170,6 +188,13 @@ impl Trees {
         io: Io,
         f: &mut dyn FnMut(Key, &[u8]) -> bool,
     ) -> Result<(), Walk> {
+        if let Some((_, b)) = self
+            .changed_leaf(tree, from)
+            .filter(|(way, _)| way.to.is_none_or(|end| *to < end))
+        {
+            self.scan_below(b, tree, 0, from, to, io, f)?;
+            return Ok(());
+        }
         let root = self.root(tree).map_err(Walk::Failed)?;
         if root.pointer.id() != 0 {
             let b = self.node(&root.pointer, tree, root.level, io)?;
