@@ -19,6 +19,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
+use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
 
 use crate::demo::tree::{check_disk, Trees};
 use crate::kernel::{Choice, Kernel};
@@ -82,6 +83,16 @@ pub struct Options {
     /// Also the rows on aged, nearly full volumes, or not [default: not with --quick].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     aged: Option<bool>,
+}
+
+/// User-mode Linux with one processor is threads that wait for each other: with several processors of the host
+/// below them each wait is a wake-up across these, which takes longer than what is measured, and differs.
+fn stay_on_one_processor() -> Result<()> {
+    let allowed = sched_getaffinity(None).context("ask for this thread's processors")?;
+    let last = (0..CpuSet::MAX_CPU).rev().find(|n| allowed.is_set(*n));
+    let mut one = CpuSet::new();
+    one.set(last.context("this thread has no processor")?);
+    sched_setaffinity(None, &one).context("stay on one processor")
 }
 
 /// Where rounds take place.
@@ -201,6 +212,9 @@ pub fn main(options: &Options) -> Result<()> {
         let mut config = testbed.config(&shape, disks);
         config.cpus = options.cpus.unwrap_or(config.cpus);
         config.directory = memory_for(total);
+        if options.kernel == Choice::Uml && config.cpus == 1 {
+            stay_on_one_processor()?;
+        }
         let release = testbed.kernel.release.clone();
         let guest = Ground::Guest {
             _testbed: Box::new(testbed),

@@ -423,24 +423,30 @@ pub fn delete_range(tx: &mut Tx<'_>, from: &Key, to: &Key) -> Result<Deleted> {
     let mut blocks = 0;
     let mut budget = Budget::new();
     for (key, extent) in &keys {
-        if let Some(extent) = extent {
-            if !budget.take(&tx.state, Io::Allowed, extent)? {
-                done = false;
-                break;
-            }
+        let Some(extent) = extent else {
+            tx.delete(*key)?;
+            continue;
+        };
+        let shared = tx.is_shared(extent)?;
+        if shared && !budget.take(&tx.state, Io::Allowed, extent)? {
+            done = false;
+            break;
         }
         tx.delete(*key)?;
-        if let Some(extent) = extent {
-            free_extent(tx, extent)?;
-            blocks += u64::from(extent.blocks);
-        }
+        drop_extent(tx, extent, shared)?;
+        blocks += u64::from(extent.blocks);
     }
     Ok(Deleted { done, blocks })
 }
 
 /// Frees the blocks of all replicas of an extent, unless others refer to them.
 pub fn free_extent(tx: &mut Tx<'_>, extent: &Extent) -> Result<()> {
-    if extent.shared {
+    let shared = tx.is_shared(extent)?;
+    drop_extent(tx, extent, shared)
+}
+
+fn drop_extent(tx: &mut Tx<'_>, extent: &Extent, shared: bool) -> Result<()> {
+    if shared {
         return tx.drop_shared(extent);
     }
     for addr in extent.replicas() {

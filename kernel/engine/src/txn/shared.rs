@@ -168,7 +168,17 @@ impl Tx<'_> {
         })?)
     }
 
-    /// An extent that bears the flag is dropped.
+    /// Somebody else may refer to blocks of an extent: it bears the flag, and there is a record, or this
+    /// operation may be about to make one. Most extents that once were cloned are nobody else's any more.
+    pub fn is_shared(&self, extent: &Extent) -> Result<bool> {
+        if !extent.shared || self.changes.iter().any(|c| c.added) {
+            return Ok(extent.shared);
+        }
+        let (shared, blocks) = sharing(&self.state, Io::Allowed, extent)?;
+        Ok(shared || blocks < extent.blocks)
+    }
+
+    /// An extent for which [`Tx::is_shared`] says so is dropped.
     pub fn drop_shared(&mut self, extent: &Extent) -> Result<()> {
         Ok(self.changes.try_push(Change {
             extent: *extent,
