@@ -115,8 +115,17 @@ impl<T: Clone> Vec<T> {
     /// # Errors
     /// [`AllocError`] when the host has no memory.
     pub fn try_resize(&mut self, len: usize, value: T) -> Result<(), AllocError> {
-        self.try_reserve(len.saturating_sub(self.0.len()))?;
-        Ok(self.0.resize(len, value, GFP_KERNEL)?)
+        let more = len.saturating_sub(self.0.len());
+        self.try_reserve(more)?;
+        let room = self.0.spare_capacity_mut().get_mut(..more);
+        // The kernel's own `resize` goes byte by byte; this is `memset` for bytes.
+        for slot in room.ok_or(AllocError)? {
+            slot.write(value.clone());
+        }
+        // SAFETY: These elements are within the capacity, and were written above.
+        unsafe { self.0.inc_len(more) };
+        self.0.truncate(len);
+        Ok(())
     }
 
     /// A vector of copies of `items`.

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A set of block numbers, kept as bitmaps of 32 blocks in an XArray.
+//! A set of block numbers, kept as bitmaps of 32 blocks: one in place, others in an XArray.
+//!
+//! A block that is written and synced, and then another one, would have an array make its nodes for each, and
+//! leave them to RCU: hundreds of them between two ticks, which some other write then waited for.
 //!
 //! Invariants:
 //! - Every entry of the array is a value entry with at least one bit set.
+//! - The bitmap in place is not in the array, too.
 //! - Taking blocks out never allocates, so it cannot fail; putting blocks in can.
 
 use super::bindings;
@@ -16,6 +20,8 @@ const BITS: u64 = 32;
 /// The set.
 pub(crate) struct BlockSet {
     array: Opaque<bindings::xarray>,
+    /// Index and bits of the entry in place; no bits: there is none.
+    here: (u64, u32),
     /// Number of blocks in the set.
     len: u64,
 }
@@ -70,7 +76,11 @@ impl BlockSet {
         let array = Opaque::uninit();
         // SAFETY: The memory is writable, and an empty array may be moved: nothing points to it.
         unsafe { bindings::xa_init_flags(array.get(), 0) };
-        Self { array, len: 0 }
+        Self {
+            array,
+            here: (0, 0),
+            len: 0,
+        }
     }
 
     /// Number of blocks in the set.
@@ -78,13 +88,24 @@ impl BlockSet {
         self.len
     }
 
+    fn is_here(&self, index: u64) -> bool {
+        self.here.0 == index && self.here.1 != 0
+    }
+
     fn load(&self, index: u64) -> u32 {
+        if self.is_here(index) {
+            return self.here.1;
+        }
         // SAFETY: Initialised in `new`. The array holds value entries only.
         from_entry(unsafe { bindings::xa_load(self.array.get(), index as c_ulong) })
     }
 
-    /// Stores `bits`. Fails only when an entry has to be made and there is no memory.
-    fn store(&mut self, index: u64, bits: u32) -> bool {
+    /// Stores `bits` in place of `old`. Fails only when an entry has to be made and there is no memory.
+    fn store(&mut self, index: u64, old: u32, bits: u32) -> bool {
+        if self.is_here(index) || old == 0 && self.here.1 == 0 {
+            self.here = (index, bits);
+            return true;
+        }
         let index = index as c_ulong;
         // SAFETY: As in `load`. Storing over an existing entry and erasing allocate nothing.
         unsafe {
@@ -117,7 +138,7 @@ impl BlockSet {
                 add &= !(1 << (31 - add.leading_zeros()));
                 cut = true;
             }
-            if add != 0 && !self.store(index, old | add) {
+            if add != 0 && !self.store(index, old, old | add) {
                 add = 0;
                 cut = true;
             }
@@ -150,7 +171,7 @@ impl BlockSet {
             let index = first / BITS;
             let old = self.load(index);
             let taken = mask(&range, index) & old;
-            self.store(index, old & !taken);
+            self.store(index, old, old & !taken);
             removed += u64::from(taken.count_ones());
             next = (index + 1).saturating_mul(BITS);
         }
@@ -164,8 +185,26 @@ impl BlockSet {
             return None;
         }
         let range = from..end;
-        let mut index = (from / BITS) as c_ulong;
-        let last = ((end - 1) / BITS) as c_ulong;
+        let first = |index: u64, bits: u32| {
+            let bits = bits & mask(&range, index);
+            (bits != 0).then(|| index * BITS + u64::from(bits.trailing_zeros()))
+        };
+        let here = first(self.here.0, self.here.1);
+        let found = self.next_in_array(&range, &first);
+        here.into_iter().chain(found).min()
+    }
+
+    /// The same, of the array.
+    fn next_in_array(
+        &self,
+        range: &Range<u64>,
+        first: &dyn Fn(u64, u32) -> Option<u64>,
+    ) -> Option<u64> {
+        if self.array_is_empty() {
+            return None;
+        }
+        let mut index = (range.start / BITS) as c_ulong;
+        let last = ((range.end - 1) / BITS) as c_ulong;
         loop {
             // SAFETY: As in `load`; `index` is moved on to the entry that was found.
             let entry = unsafe {
@@ -174,15 +213,18 @@ impl BlockSet {
             if entry.is_null() {
                 return None;
             }
-            let bits = from_entry(entry) & mask(&range, index as u64);
-            if bits != 0 {
-                return Some(index as u64 * BITS + u64::from(bits.trailing_zeros()));
+            if let Some(block) = first(index as u64, from_entry(entry)) {
+                return Some(block);
             }
             if index >= last {
                 return None;
             }
             index += 1;
         }
+    }
+
+    fn array_is_empty(&self) -> bool {
+        self.len == u64::from(self.here.1.count_ones())
     }
 
     /// How many blocks from `from` on are in the set without a gap, at most to `end`.
@@ -202,7 +244,7 @@ impl Drop for BlockSet {
     fn drop(&mut self) {
         // An empty array has no memory, and its lock must not be taken where sets are dropped: that
         // may be an interrupt.
-        if self.len != 0 {
+        if !self.array_is_empty() {
             // SAFETY: Initialised in `new`; value entries own nothing.
             unsafe { bindings::xa_destroy(self.array.get()) }
         }
