@@ -37,12 +37,11 @@ struct Run {
 impl Ahead {
     /// Puts what stands at `block` into `buf`; `false` if it was not read ahead.
     pub fn get(&self, block: u64, buf: &mut [u8]) -> bool {
-        let len = buf.len() / BLOCK_SIZE;
         let bytes = self.runs.iter().find_map(|run| {
             let skip = block.checked_sub(run.first)?;
-            let inside = skip + len as u64 <= run.blocks;
+            let behind = run.blocks.checked_sub(skip)? as usize * BLOCK_SIZE;
             let at = run.at + skip as usize * BLOCK_SIZE;
-            self.bytes.get(at..at + buf.len()).filter(|_| inside)
+            (buf.len() <= behind).then(|| self.bytes.get(at..at + buf.len()))?
         });
         bytes.is_some_and(|bytes| {
             copy(buf, bytes);
@@ -78,7 +77,7 @@ impl Ahead {
             let mut blocks = node_blocks;
             // `locate` also refuses what reaches from one chunk to the next.
             while let Some(next) = wanted.next_if(|next| {
-                let to = next - first + node_blocks;
+                let to = (next - first).saturating_add(node_blocks);
                 to <= blocks + node_blocks + GAP && pool.locate(first, to).is_ok()
             }) {
                 blocks = next - first + node_blocks;
@@ -99,5 +98,26 @@ impl Ahead {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ahead;
+    use crate::testing::pool;
+    use aegisfs_platform::Vec;
+
+    #[test]
+    fn addresses_may_be_anything() {
+        let pool = pool(24, 16384);
+        let mut ahead = Ahead {
+            wanted: Vec::try_from_slice(&[1, u64::MAX - 1, u64::MAX]).unwrap(),
+            ..Ahead::default()
+        };
+        ahead.read(&pool, 4).unwrap();
+        assert!(ahead.runs.is_empty());
+        for block in [0, 1, u64::MAX] {
+            assert!(!ahead.get(block, &mut [0; 16384]));
+        }
     }
 }
