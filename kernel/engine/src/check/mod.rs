@@ -8,7 +8,8 @@
 //!
 //! Memory: one bit for each block of chunks that hold anything (32 MiB per TiB), 32 bytes for each
 //! inode, 16 bytes for each name, 32 bytes for each identifier with a quota, 16 bytes for each extent that
-//! is shared and for each record of a count, one node per level, 6 MiB of nodes read ahead. Nothing else grows with the volume.
+//! is shared and for each record of a count. Nothing else grows with the volume: one node per level, some
+//! MiB of nodes that are read ahead.
 //!
 //! Invariants:
 //! 1. Nothing here trusts what it reads: any image gives problems or an error, never a panic, and
