@@ -16,7 +16,7 @@ use crate::volume::{
     counts, disk_over, durable_operations, mount_on, new_volume, Shape, Simulated,
 };
 use aegisfs_engine::check::{CheckOptions, Observer, Phase, Problem, Severity};
-use aegisfs_engine::{read_superblock, BlockDevice, Error, MountOptions, Result};
+use aegisfs_engine::{read_superblock, BlockDevice, Error, MountOptions, ReadOp, Result};
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -69,6 +69,9 @@ pub struct Cell {
     pub silent: Vec<String>,
 }
 
+/// Nothing is read ahead: what is read is in use.
+const NOT_AHEAD: &str = "not ahead";
+
 /// A device on which some pages cannot be read, or some requests go wrong.
 struct Faulty {
     disk: SimDisk,
@@ -117,6 +120,14 @@ impl BlockDevice for Faulty {
             return Err(Error::Io);
         }
         self.disk.read(offset, buf)
+    }
+
+    fn read_many(&self, ops: &mut [ReadOp<'_>]) -> Result<()> {
+        if self.fault == NOT_AHEAD {
+            return Err(Error::Io);
+        }
+        ops.iter_mut()
+            .try_for_each(|op| self.read(op.offset, op.buf))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
@@ -286,7 +297,10 @@ fn end_of_history(seed: u64, data_replicas: u8) -> std::result::Result<Original,
     let operations = durable_operations(disk_over(&image)).map_err(say)?;
     let watched = disk_over(&image);
     watched.watch();
-    let notes = problems(watched.clone());
+    let notes = problems(Faulty {
+        fault: NOT_AHEAD,
+        ..faulty(&watched, &[])
+    });
     let read = watched.watched();
     let (sb, _) = read_superblock(&watched).map_err(say)?;
     let journal = sb.journal_offset / PAGE as u64
