@@ -25,9 +25,7 @@ unsigned long	aegisfs_ram_bytes(void);
 
 /* checksums */
 bool		aegisfs_crc32_is_fast(void);
-
-/* processors */
-bool		aegisfs_one_processor(void);
+u32		aegisfs_crc32(u32 crc, const void *data, size_t len);
 
 /* log */
 bool		aegisfs_may_log(void);

@@ -5,12 +5,11 @@ use core::ffi::c_void;
 use kernel::bindings;
 use kernel::ffi::c_uint;
 
-// Those of our own are inline functions in C, reached through `shim.c`; the other one is a library
-// function whose header the kernel's own bindings do not include.
+// Reached through `shim.c`.
 extern "C" {
     fn aegisfs_nofs_save() -> c_uint;
     fn aegisfs_nofs_restore(flags: c_uint);
-    fn crc32_le(crc: u32, p: *const c_void, len: usize) -> u32;
+    fn aegisfs_crc32(crc: u32, data: *const c_void, len: usize) -> u32;
     fn aegisfs_crc32_is_fast() -> bool;
 }
 
@@ -79,7 +78,7 @@ pub fn crc32(seed: u32, data: &[u8]) -> u32 {
     !unsafe {
         // A test of a flag or two: not worth remembering.
         if aegisfs_crc32_is_fast() {
-            crc32_le(!seed, data.as_ptr().cast(), data.len())
+            aegisfs_crc32(!seed, data.as_ptr().cast(), data.len())
         } else {
             crate::crc32::update(!seed, data)
         }
@@ -101,7 +100,7 @@ pub unsafe fn crc32_shared<const N: usize>(data: *const [u8; N]) -> u32 {
     // copied first.
     unsafe {
         if aegisfs_crc32_is_fast() {
-            return !crc32_le(!0, data.cast(), N);
+            return !aegisfs_crc32(!0, data.cast(), N);
         }
         let pieces = data.cast::<[u8; COPIED]>();
         (0..N / COPIED).fold(0, |crc, i| crc32(crc, &pieces.add(i).read()))
@@ -110,13 +109,6 @@ pub unsafe fn crc32_shared<const N: usize>(data: *const [u8; N]) -> u32 {
 
 extern "C" {
     fn aegisfs_may_log() -> bool;
-    fn aegisfs_one_processor() -> bool;
-}
-
-/// There is a single processor now.
-pub(crate) fn one_processor() -> bool {
-    // SAFETY: No preconditions.
-    unsafe { aegisfs_one_processor() }
 }
 
 /// Whether another log line may be written just now.

@@ -4,7 +4,6 @@
 //! The kernel's objects contain pointers to themselves, so each lives in a box of its own and is
 //! never moved. Each [`LockClass`] has one lockdep class, whatever the number of locks in it.
 
-use crate::ffi::one_processor;
 use crate::{AllocError, Box, NofsScope};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
@@ -66,22 +65,17 @@ static LEAF: Identity = Identity {
     key: || static_lock_class!(),
 };
 
-/// The writers of a [`RwLock`], before they take it.
-static WRITERS: Identity = Identity {
-    name: c"aegisfs_writers",
-    key: || static_lock_class!(),
-};
-
 impl LockClass {
-    const fn identity(self) -> &'static Identity {
-        match self {
+    fn key(self) -> (&'static core::ffi::CStr, Pin<&'static LockClassKey>) {
+        let identity = match self {
             Self::Checkpoint => &CHECKPOINT,
             Self::Trees => &TREES,
             Self::Space => &SPACE,
             Self::Journal => &JOURNAL,
             Self::Cache => &CACHE,
             Self::Leaf => &LEAF,
-        }
+        };
+        (identity.name, (identity.key)())
     }
 }
 
@@ -130,15 +124,11 @@ impl<T> Mutex<T> {
     /// [`AllocError`] when the host has no memory.
     #[inline(never)]
     pub fn try_new(class: LockClass, value: T) -> Result<Self, AllocError> {
-        Self::with(class.identity(), value)
-    }
-
-    fn with(identity: &Identity, value: T) -> Result<Self, AllocError> {
+        let (name, key) = class.key();
         Ok(Self {
             // SAFETY: The slot is valid for writes and will not move; name and key are static.
             raw: pinned(|slot| unsafe {
-                let key = (identity.key)();
-                bindings::__mutex_init(slot, identity.name.as_char_ptr(), key.as_ptr());
+                bindings::__mutex_init(slot, name.as_char_ptr(), key.as_ptr());
             })?,
             value: UnsafeCell::new(value),
         })
@@ -308,12 +298,7 @@ impl Event {
 }
 
 /// Many readers or one writer.
-///
-/// With a single processor, writers take turns by a mutex, so that at most one waits at the semaphore. That reserves
-/// itself for a writer which has waited for 4 ms, and another one that comes then spins until its time slice ends,
-/// while the first cannot run. With several, the mutex would cost more than it saves.
 pub struct RwLock<T> {
-    writers: Mutex<()>,
     raw: Pinned<bindings::rw_semaphore>,
     value: UnsafeCell<T>,
 }
@@ -340,8 +325,7 @@ pub struct RwLockReadGuard<'a, T> {
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct RwLockWriteGuard<'a, T> {
     lock: &'a RwLock<T>,
-    // Released when `drop` has released the semaphore.
-    _turn: Option<MutexGuard<'a, ()>>,
+    _task_local: core::marker::PhantomData<*mut ()>,
 }
 
 // SAFETY: A shared guard gives `&T` only.
@@ -356,13 +340,11 @@ impl<T> RwLock<T> {
     /// [`AllocError`] when the host has no memory.
     #[inline(never)]
     pub fn try_new(class: LockClass, value: T) -> Result<Self, AllocError> {
-        let identity = class.identity();
+        let (name, key) = class.key();
         Ok(Self {
-            writers: Mutex::with(&WRITERS, ())?,
             // SAFETY: The slot is valid for writes and will not move; name and key are static.
             raw: pinned(|slot| unsafe {
-                let key = (identity.key)();
-                bindings::__init_rwsem(slot, identity.name.as_char_ptr(), key.as_ptr());
+                bindings::__init_rwsem(slot, name.as_char_ptr(), key.as_ptr());
             })?,
             value: UnsafeCell::new(value),
         })
@@ -380,13 +362,11 @@ impl<T> RwLock<T> {
 
     /// Waits for exclusive access.
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
-        // It orders writers and excludes nobody: some may come without it.
-        let turn = one_processor().then(|| self.writers.lock());
         // SAFETY: Initialised in `try_new`.
         unsafe { bindings::down_write(self.raw.get()) };
         RwLockWriteGuard {
             lock: self,
-            _turn: turn,
+            _task_local: core::marker::PhantomData,
         }
     }
 }

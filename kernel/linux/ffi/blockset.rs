@@ -100,9 +100,15 @@ impl BlockSet {
         from_entry(unsafe { bindings::xa_load(self.array.get(), index as c_ulong) })
     }
 
-    /// Stores `bits` in place of `old`. Fails only when an entry has to be made and there is no memory.
+    /// Stores `bits` in place of `old`, in place if nothing else is there: blocks are taken out in their order, of which
+    /// the array sees one of 32 then. Fails only when an entry has to be made and there is no memory.
     fn store(&mut self, index: u64, old: u32, bits: u32) -> bool {
-        if self.is_here(index) || old == 0 && self.here.1 == 0 {
+        let in_array = old != 0 && !self.is_here(index);
+        if self.is_here(index) || self.here.1 == 0 {
+            if in_array {
+                // SAFETY: As below.
+                unsafe { bindings::xa_erase(self.array.get(), index as c_ulong) };
+            }
             self.here = (index, bits);
             return true;
         }
@@ -190,6 +196,9 @@ impl BlockSet {
             (bits != 0).then(|| index * BITS + u64::from(bits.trailing_zeros()))
         };
         let here = first(self.here.0, self.here.1);
+        if here == Some(from) {
+            return here;
+        }
         let found = self.next_in_array(&range, &first);
         here.into_iter().chain(found).min()
     }
