@@ -27,6 +27,10 @@ seconds "rm -rf of the tree" synced rm -rf $WORK/copy
 rm -rf $WORK/tree
 settle
 seconds "git clone" synced git clone --quiet --no-hardlinks "$SCRATCH/repository.git" $WORK/clone
+# git reads again what it wrote in the second in which it wrote its index, and notes what it found.
+sleep 1
+git -C $WORK/clone status --short
+settle
 cold
 seconds "git status, cold" git -C $WORK/clone status --short
 finish
