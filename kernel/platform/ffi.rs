@@ -11,6 +11,7 @@ extern "C" {
     fn aegisfs_nofs_restore(flags: c_uint);
     fn aegisfs_crc32(crc: u32, data: *const c_void, len: usize) -> u32;
     fn aegisfs_crc32_is_fast() -> bool;
+    fn aegisfs_may_log() -> bool;
 }
 
 /// While this value lives, allocations of the current task do not enter any filesystem.
@@ -105,10 +106,6 @@ pub unsafe fn crc32_shared<const N: usize>(data: *const [u8; N]) -> u32 {
         let pieces = data.cast::<[u8; COPIED]>();
         (0..N / COPIED).fold(0, |crc, i| crc32(crc, &pieces.add(i).read()))
     }
-}
-
-extern "C" {
-    fn aegisfs_may_log() -> bool;
 }
 
 /// Whether another log line may be written just now.

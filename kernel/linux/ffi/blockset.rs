@@ -100,12 +100,12 @@ impl BlockSet {
         from_entry(unsafe { bindings::xa_load(self.array.get(), index as c_ulong) })
     }
 
-    /// Stores `bits` in place of `old`, in place if nothing else is there: blocks are taken out in their order, of which
-    /// the array sees one of 32 then. Fails only when an entry has to be made and there is no memory.
+    /// Stores `bits` instead of `old`: in place, unless another entry is. Blocks that are taken out in their order come
+    /// out of the array once for 32 of them then. Fails only when an entry has to be made and there is no memory.
     fn store(&mut self, index: u64, old: u32, bits: u32) -> bool {
-        let in_array = old != 0 && !self.is_here(index);
-        if self.is_here(index) || self.here.1 == 0 {
-            if in_array {
+        let is_here = self.is_here(index);
+        if is_here || self.here.1 == 0 {
+            if old != 0 && !is_here {
                 // SAFETY: As below.
                 unsafe { bindings::xa_erase(self.array.get(), index as c_ulong) };
             }
