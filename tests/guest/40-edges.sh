@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Edges of size: a file of very many extents, and a directory of very many entries that others change
+# Edges of size: a file of very many extents and its deletion, and a directory of very many entries that others change
 # while it is read. AEGIS_EXTENTS and AEGIS_ENTRIES: how many, 20 000 and 30 000 unless told.
 # vm: --disk 3G --mem 1536 --cpus 2
 # timeout: 900
 . "$(dirname "$0")/lib.sh"
-need python3 xfs_io
+need python3 xfs_io fsfreeze
 
 extents=${AEGIS_EXTENTS:-$(sized extents 20000 3000)}
 entries=${AEGIS_ENTRIES:-$(sized entries 30000 6000)}
@@ -14,8 +14,8 @@ lap() {
 }
 
 # ---- a file whose every other block is a hole
-fresh
-python3 - "$MNT/holes" "$extents" << 'PY'
+holes() {
+	python3 - "$1" "$extents" << 'PY'
 import os, sys
 fd = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
 block = bytearray(4096)
@@ -24,6 +24,9 @@ for i in range(int(sys.argv[2])):
     os.pwrite(fd, block, i * 8192)
 os.fsync(fd)
 PY
+}
+fresh
+holes "$MNT/holes"
 lap "$extents extents written"
 compare() {
 	python3 - "$1" "$extents" "${2:-0}" << 'PY'
@@ -58,6 +61,48 @@ same "blocks that are left" 0 "$(($(stat -c %b "$MNT/clone") + $(stat -c %b "$MN
 lap "punched and cut"
 checked
 lap "fsck"
+
+# ---- such a file is deleted in the background, and nobody sees it
+fresh
+free() {
+	stat -f -c %f "$MNT"
+}
+all_free=$(free)
+# Some blocks are the tree's, which has grown.
+is_free() {
+	local now
+	now=$(free)
+	[ $((now + extents / 20)) -ge "$all_free" ] || die "$1: $now blocks free of $all_free"
+}
+holes "$MNT/holes"
+[ "$(free)" -lt $((all_free - extents + 100)) ] || die "the file takes no space"
+python3 - "$MNT/holes" << 'PY'
+import ctypes, errno, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+buf = ctypes.create_string_buffer(struct.pack("Ii", 128, 0) + bytes(128))
+assert not libc.name_to_handle_at(-100, sys.argv[1].encode(), buf, ctypes.byref(ctypes.c_int()), 0)
+mount = os.open(os.path.dirname(sys.argv[1]), os.O_RDONLY)
+os.unlink(sys.argv[1])
+assert libc.open_by_handle_at(mount, buf, os.O_RDONLY) < 0 and ctypes.get_errno() == errno.ESTALE, ctypes.get_errno()
+PY
+is_free "right after it was removed"
+fsfreeze -f "$MNT"
+is_free "frozen"
+fsfreeze -u "$MNT"
+holes "$MNT/holes"
+rm "$MNT/holes"
+unmount_volume
+mount_volume
+is_free "mounted again"
+holes "$MNT/holes"
+rm "$MNT/holes"
+sync -f "$MNT"
+xfs_io -x -c "shutdown -f" "$MNT" > /dev/null
+unmount_volume
+mount_volume
+is_free "after a shutdown"
+checked
+lap "deleted"
 
 # ---- a directory of many entries
 fresh

@@ -138,9 +138,15 @@ impl Fs {
     /// Space and inodes.
     #[must_use]
     pub fn statfs(&self) -> StatFs {
-        let inodes = self.state.read().subvolume.inodes;
+        let (doomed, doomed_blocks) = {
+            let list = self.deletions.lock();
+            (list.len() as u64, list.blocks())
+        };
+        let inodes = self.state.read().subvolume.inodes.saturating_sub(doomed);
         let space = self.space.lock();
-        let free = space.free() + space.unreleased();
+        // What is being deleted is free for who needs it: it waits for that then.
+        let free = space.free() + space.unreleased() + space.replicated(doomed_blocks);
+        let free = free.min(space.total());
         let taken = space.hard_reserve() + space.reserved();
         StatFs {
             total: space.total(),
@@ -222,24 +228,26 @@ impl Fs {
         }
         let (due, last) = {
             let mut wake = self.wake.lock();
+            wake.deletions = false;
             (core::mem::take(&mut wake.due), wake.last_checkpoint)
         };
         let age = monotonic_ms().saturating_sub(last);
+        let mut wait = interval.saturating_sub(age);
         if due || age >= interval || self.journal.pressure() != Pressure::None {
             // An error has stopped the volume or passes with the next try; either way it is logged
             // or comes back in an operation.
             let _ = self.store_device_stats();
             let _ = self.checkpoint();
             self.wake.lock().last_checkpoint = monotonic_ms();
-            return interval;
+            wait = interval;
         }
-        interval - age
+        wait.min(self.deletions_in_background())
     }
 
     /// Sleeps for at most `ms` milliseconds, less when [`Fs::background`] is wanted.
     pub fn wait_background(&self, ms: u64) {
         let mut wake = self.wake.lock();
-        if !wake.due {
+        if !wake.due && !wake.deletions && ms > 0 {
             self.wake_up.wait_timeout(&mut wake, ms);
         }
     }

@@ -413,6 +413,10 @@ pub(super) unsafe fn get(
 /// The inode is new.
 unsafe fn read_in(volume: &Volume, inode: &Inode, ino: u64) -> Result {
     let attr = volume.fs.getattr(ino).map_err(|e| volume.errno(e))?;
+    // Without a name and without users: it is being deleted.
+    if attr.nlink == 0 {
+        return Err(ESTALE);
+    }
     let mut link = Vec::new();
     if attr.mode & MODE_TYPE == MODE_SYMLINK {
         volume

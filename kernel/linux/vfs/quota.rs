@@ -166,6 +166,13 @@ impl Inode {
         if pin.0.is_none() {
             return Ok(range.end);
         }
+        match self.try_hold_quota(range.clone(), end) {
+            Err(EDQUOT) if self.volume().fs.finish_deletions() => self.try_hold_quota(range, end),
+            held => held,
+        }
+    }
+
+    fn try_hold_quota(&self, range: Range<u64>, end: u64) -> Result<u64> {
         let fs = &self.volume().fs;
         let attr = self.getattr()?;
         let mut held = self.state().held.lock();
@@ -520,10 +527,13 @@ unsafe extern "C" fn disable(sb: *mut bindings::super_block, flags: c_uint) -> c
     from_result(|| fs.quota_enforce(now & !types).map_err(errno).map(|()| 0))
 }
 
-/// Dirty data becomes usage, for reports.
+/// Dirty data becomes usage, and what is deleted stops being it, for reports.
 unsafe extern "C" fn sync(sb: *mut bindings::super_block, _of: c_int) -> c_int {
     // SAFETY: The VFS passes a mounted super block, with `s_umount` held.
-    unsafe { bindings::aegisfs_sync_inodes(sb) };
+    unsafe {
+        bindings::aegisfs_sync_inodes(sb);
+        Volume::of(sb).fs.finish_deletions();
+    }
     0
 }
 

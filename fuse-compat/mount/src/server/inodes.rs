@@ -55,6 +55,11 @@ impl Inodes {
         held.lookups = held.lookups.saturating_add(1);
     }
 
+    /// The kernel has a reference.
+    pub fn holds(&self, ino: u64) -> bool {
+        self.shard(ino).contains_key(&ino)
+    }
+
     /// Takes back `count` references; true if the inode is an orphan and this was the last one: evict it.
     #[must_use]
     pub fn forget(&self, ino: u64, count: u64) -> bool {

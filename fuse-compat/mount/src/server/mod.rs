@@ -34,7 +34,7 @@ use crate::wire::connection::Connection;
 use aegisfs_engine::{flag, Fs, SetAttr, Time, MODE_DIR, MODE_TYPE};
 use inodes::Inodes;
 use refusal::Result;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// What the kernel is asked to do, where it can.
 pub const WANTED: u64 = init::ASYNC_DIO
@@ -54,7 +54,6 @@ pub struct Server {
     fs: Arc<Fs>,
     connection: Connection,
     inodes: Inodes,
-    postponed: Mutex<Vec<u64>>,
     atime: Atime,
     nodiratime: bool,
     sync_directories: bool,
@@ -68,7 +67,6 @@ impl Server {
             fs,
             connection,
             inodes: Inodes::new(),
-            postponed: Mutex::default(),
             atime: plan.atime,
             nodiratime: plan.nodiratime,
             sync_directories: plan.sync_directories,
@@ -78,8 +76,7 @@ impl Server {
 
     /// The connection has ended: who was unlinked but open is not open any more.
     pub fn finish(&self) {
-        let postponed = std::mem::take(&mut *self.postponed());
-        for ino in self.inodes.drain_orphans().into_iter().chain(postponed) {
+        for ino in self.inodes.drain_orphans() {
             self.evict(ino);
         }
     }

@@ -4,15 +4,21 @@
 use super::guard;
 use super::refusal::{Refusal, Result};
 use super::Server;
-use aegisfs_engine::{Attr, RenameMode};
+use aegisfs_engine::{Attr, Error, RenameMode};
 use aegisfs_platform::Vec as EngineVec;
-use std::sync::{MutexGuard, PoisonError};
 
 impl Server {
     /// A name in a directory. The kernel asks for `.` and `..` when it decodes NFS file handles.
     pub fn lookup_name(&self, dir: u64, name: &[u8]) -> Result<Attr> {
         Ok(match name {
-            b"." => self.fs.getattr(dir)?,
+            b"." => {
+                let attr = self.fs.getattr(dir)?;
+                if attr.nlink == 0 && !self.inodes.holds(dir) {
+                    // It is being deleted.
+                    return Err(Error::Stale.into());
+                }
+                attr
+            }
             b".." => self.fs.getattr(self.fs.getattr(dir)?.parent)?,
             _ => self.fs.lookup(dir, name)?,
         })
@@ -85,26 +91,11 @@ impl Server {
         }
     }
 
-    /// Frees an inode without names and without users. One that cannot be freed now is tried again
-    /// after the next one that can; on the volume it stays marked for deletion.
+    /// Frees an inode without names and without users. On an error it stays marked for deletion, which
+    /// the next mount does.
     pub fn evict(&self, ino: u64) {
         if let Err(e) = self.fs.evict(ino) {
-            tracing::warn!("cannot free inode {ino} yet: {e}");
-            self.postponed().push(ino);
-            return;
+            tracing::warn!("cannot free inode {ino}: {e}");
         }
-        let Some(earlier) = self.postponed().pop() else {
-            return;
-        };
-        if self.fs.evict(earlier).is_err() {
-            self.postponed().push(earlier);
-        }
-    }
-
-    /// Inodes that could not be freed when they should have been.
-    pub fn postponed(&self) -> MutexGuard<'_, Vec<u64>> {
-        self.postponed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -308,14 +308,15 @@ impl Fs {
     pub fn reserve(&self, blocks: u64) -> Result<()> {
         for _ in 0..2 {
             self.writable()?;
-            {
+            let could = {
                 let mut space = self.space.lock();
                 if space.reserve(blocks).is_ok() {
                     return Ok(());
                 }
-                if !space.could_reserve(blocks) {
-                    return Err(Error::NoSpace);
-                }
+                space.could_reserve(blocks)
+            };
+            if !could && !self.finish_deletions() {
+                return Err(Error::NoSpace);
             }
             self.checkpoint()?;
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Inodes: attributes, creation, and the end of an inode.
+//! Inodes: attributes and creation. Their end is in `deletion.rs`.
 //!
 //! An inode without a name has an ORPHAN record from the operation that took its last name until the
 //! one that removes its last record. So has a file whose truncation is not finished. Mounting goes
@@ -249,41 +249,6 @@ impl Fs {
         result
     }
 
-    /// Ends an inode without names that nobody uses any more: frees its data, removes its records.
-    ///
-    /// # Errors
-    /// `Busy` when it has names. After any other error the ORPHAN record stays, and the next mount
-    /// tries again.
-    pub fn evict(&self, ino: u64) -> Result<()> {
-        loop {
-            let mut tx = self.begin(Class::Reserve)?;
-            let attr = match tx.inode(ino) {
-                Ok(attr) => attr,
-                // Gone already; its ORPHAN record may be the last trace.
-                Err(Error::Stale) => {
-                    tx.delete(orphan_key(ino))?;
-                    tx.commit()?;
-                    return Ok(());
-                }
-                Err(e) => return Err(e),
-            };
-            if attr.nlink != 0 {
-                return Err(Error::Busy);
-            }
-            let from = Key::new(ino, kind::INODE + 1, 0);
-            let to = Key::new(ino, u8::MAX, u64::MAX);
-            let done = delete_range(&mut tx, &from, &to)?.done;
-            if done {
-                tx.delete(Key::new(ino, kind::INODE, 0))?;
-                tx.delete(orphan_key(ino))?;
-            }
-            tx.commit()?;
-            if done {
-                return Ok(());
-            }
-        }
-    }
-
     /// Finishes deletions and truncations that a crash interrupted.
     pub(crate) fn finish_orphans(&self) -> Result<u64> {
         let mut count = 0;
@@ -302,7 +267,7 @@ impl Fs {
             let Some(ino) = next else { return Ok(count) };
             let finished = match self.getattr(ino) {
                 Ok(attr) if attr.nlink > 0 => self.finish_truncate(ino),
-                Ok(_) | Err(Error::Stale) => self.evict(ino),
+                Ok(_) | Err(Error::Stale) => self.evict_all(ino),
                 Err(e) => Err(e),
             };
             match finished {

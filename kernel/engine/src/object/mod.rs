@@ -3,6 +3,7 @@
 
 pub mod clone;
 pub mod data;
+pub mod deletion;
 pub mod dir;
 pub mod extent;
 pub mod inode;

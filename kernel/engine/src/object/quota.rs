@@ -319,7 +319,11 @@ impl Fs {
         if exempt || !self.quota_binds(owner)? {
             return operation();
         }
-        let hold = self.quota_hold(owner, QuotaTypes::MAX, space, inodes, false)?;
+        let mut hold = self.quota_hold(owner, QuotaTypes::MAX, space, inodes, false);
+        if matches!(hold, Err(Error::Quota)) && self.finish_deletions() {
+            hold = self.quota_hold(owner, QuotaTypes::MAX, space, inodes, false);
+        }
+        let hold = hold?;
         let result = operation();
         self.quota_release(&hold);
         result

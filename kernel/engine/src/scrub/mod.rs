@@ -351,8 +351,11 @@ impl Fs {
     }
 
     /// The host wants no writes from now on (or wants them again): scrub and healing rest. When this
-    /// returns, no step of the scrub is under way.
+    /// returns, no step of the scrub is under way, and nothing is left to delete in the background.
     pub fn set_frozen(&self, frozen: bool) {
+        if frozen {
+            self.finish_deletions();
+        }
         self.pool.frozen.store(frozen, Relaxed);
         let mut job = self.health.job.lock();
         while frozen && job.working {

@@ -252,6 +252,11 @@ impl Space {
         blocks.saturating_mul(8 * self.data_replicas as u64 + 1)
     }
 
+    /// Blocks that `blocks` of data take with all replicas.
+    pub const fn replicated(&self, blocks: u64) -> u64 {
+        blocks.saturating_mul(self.data_replicas as u64)
+    }
+
     /// Promises space for `blocks` of data.
     pub fn reserve(&mut self, blocks: u64) -> Result<()> {
         let cost = self.cost(blocks);

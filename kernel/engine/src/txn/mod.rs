@@ -16,6 +16,7 @@
 //! 4. Lock order: checkpoint, trees, space, journal, cache, leaf.
 
 pub mod checkpoint;
+pub mod deletions;
 pub mod health;
 pub mod journal;
 pub mod quota;
@@ -35,6 +36,7 @@ use aegisfs_platform::{
 };
 use checkpoint::Checkpointer;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use deletions::Deletions;
 use health::Health;
 use journal::{Journal, Written};
 use quota::QuotaPart;
@@ -60,8 +62,10 @@ pub struct State {
 
 /// What the background thread sleeps on.
 pub struct Wake {
-    /// Something is to be done now.
+    /// A checkpoint is to be done now.
     pub due: bool,
+    /// There are deletions that the background thread has not seen.
+    pub deletions: bool,
     /// `monotonic_ms` of the last checkpoint.
     pub last_checkpoint: u64,
 }
@@ -74,6 +78,7 @@ pub struct Fs {
     pub(crate) journal: Journal,
     pub(crate) checkpointer: Mutex<Checkpointer>,
     pub(crate) readers: Mutex<Readers>,
+    pub(crate) deletions: Mutex<Deletions>,
     pub(crate) wake: Mutex<Wake>,
     pub(crate) wake_up: CondVar,
     pub(crate) health: Box<Health>,
@@ -218,11 +223,14 @@ impl Fs {
                     deleted: None,
                 });
             }
+            drop((space, state));
             // What was freed becomes usable by a checkpoint; if nothing was, the volume is full.
-            if !could || attempt == 2 || class == Class::Rescue {
+            if attempt == 2 || class == Class::Rescue {
                 return Err(Error::NoSpace);
             }
-            drop((space, state));
+            if !could && (class != Class::Grow || !self.finish_deletions()) {
+                return Err(Error::NoSpace);
+            }
             self.checkpoint()?;
         }
         Err(Error::NoSpace)

@@ -15,6 +15,7 @@ use crate::format::superblock::{
 use crate::sort::sort;
 use crate::space::{table_digest, Readers, Space, SpaceConfig, TablePage};
 use crate::txn::checkpoint::Checkpointer;
+use crate::txn::deletions::Deletions;
 use crate::txn::health::Health;
 use crate::txn::journal::Journal;
 use crate::txn::quota::{self, QuotaPart, Quotas};
@@ -262,6 +263,7 @@ pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
     let state = new_state(&pool, &sb, parts.generation)?;
     let wake = Wake {
         due: false,
+        deletions: false,
         last_checkpoint: monotonic_ms(),
     };
     Ok(try_box(Fs {
@@ -269,6 +271,7 @@ pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
         space,
         journal,
         readers: Mutex::try_new(LockClass::Leaf, Readers::default())?,
+        deletions: Mutex::try_new(LockClass::Leaf, Deletions::new()?)?,
         wake: Mutex::try_new(LockClass::Leaf, wake)?,
         wake_up: CondVar::try_new()?,
         health: new_health(pool.devices())?,
