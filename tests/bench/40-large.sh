@@ -28,5 +28,6 @@ if clone $WORK/large 2>/dev/null; then
 fi
 cold
 seconds "removal of a file of many extents" synced rm $WORK/pieces
+cold
 seconds "removal of a large file" synced rm $WORK/large
 finish
