@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::format::superblock::LABEL_MAX;
 use crate::space::Trim;
-use crate::txn::journal::{Committed, Pressure};
+use crate::txn::journal::Pressure;
 use crate::txn::Fs;
 use crate::types::{Counters, DeviceEvent, Info, MountOptions, StatFs};
 use aegisfs_platform::{monotonic_ms, Vec};
@@ -12,6 +12,9 @@ use core::sync::atomic::Ordering::Relaxed;
 
 /// Longest sleep of the background thread, in milliseconds.
 const IDLE_MS: u64 = 60_000;
+/// Commit intervals between checkpoints of a volume that has room for more: what changes again and again is written
+/// once in that time.
+const CHECKPOINT_AFTER: u64 = 6;
 
 impl Fs {
     /// Writes everything and marks the volume as unmounted in order. Every later change fails with
@@ -184,34 +187,6 @@ impl Fs {
         self.state.read().sequence
     }
 
-    /// Returns when all operations up to number `upto` are durable.
-    ///
-    /// # Errors
-    /// Device errors, which stop the volume; `Shutdown`.
-    pub fn commit(&self, upto: u64) -> Result<()> {
-        if self.read_only.load(Relaxed) {
-            return Ok(());
-        }
-        // Nobody can wait for what was never done.
-        match self.journal.commit(upto.min(self.sequence())) {
-            Ok(Committed::Yes) => Ok(()),
-            Ok(Committed::NeedsCheckpoint) => self.checkpoint(),
-            Err(Error::NoMemory) => Err(Error::NoMemory),
-            Err(e) => {
-                self.fail("writing the journal", e);
-                Err(e)
-            }
-        }
-    }
-
-    /// Makes everything done so far durable.
-    ///
-    /// # Errors
-    /// As [`Fs::commit`].
-    pub fn sync(&self) -> Result<()> {
-        self.commit(self.sequence())
-    }
-
     /// Does what is due in the background; gives the milliseconds until it wants to be called again.
     pub fn background(&self) -> u64 {
         if self.writable().is_err() {
@@ -226,28 +201,47 @@ impl Fs {
         if !scrubbing {
             self.settle_bad_blocks();
         }
-        let (due, last) = {
+        let (due, checkpointed, committed) = {
             let mut wake = self.wake.lock();
-            wake.deletions = false;
-            (core::mem::take(&mut wake.due), wake.last_checkpoint)
+            wake.more = false;
+            let due = core::mem::take(&mut wake.due);
+            (due, wake.last_checkpoint, wake.last_commit)
         };
-        let age = monotonic_ms().saturating_sub(last);
+        let now = monotonic_ms();
+        let age = now.saturating_sub(committed.max(checkpointed));
+        let pressure = self.journal.pressure();
+        let old = now.saturating_sub(checkpointed) >= CHECKPOINT_AFTER * interval;
         let mut wait = interval.saturating_sub(age);
-        if due || age >= interval || self.journal.pressure() != Pressure::None {
+        if due
+            || pressure == Pressure::Checkpoint
+            || old
+            || age >= interval && self.short_of_space()
+        {
             // An error has stopped the volume or passes with the next try; either way it is logged
             // or comes back in an operation.
             let _ = self.store_device_stats();
             let _ = self.checkpoint();
             self.wake.lock().last_checkpoint = monotonic_ms();
             wait = interval;
+        } else if pressure != Pressure::None || age >= interval {
+            // The same goes for this one.
+            let _ = self.sync();
+            self.wake.lock().last_commit = monotonic_ms();
+            wait = interval;
         }
         wait.min(self.deletions_in_background())
+    }
+
+    /// More than what is free becomes so by a checkpoint: better before somebody waits for it.
+    fn short_of_space(&self) -> bool {
+        let space = self.space.lock();
+        space.unreleased() > space.free()
     }
 
     /// Sleeps for at most `ms` milliseconds, less when [`Fs::background`] is wanted.
     pub fn wait_background(&self, ms: u64) {
         let mut wake = self.wake.lock();
-        if !wake.due && !wake.deletions && ms > 0 {
+        if !wake.due && !wake.more && ms > 0 {
             self.wake_up.wait_timeout(&mut wake, ms);
         }
     }

@@ -571,7 +571,7 @@ pub struct MountOptions {
     /// A journal that is damaged before its end is replayed up to the damage, and what follows is given up;
     /// so is what a superblock held that is damaged in both copies. Operations that were durable are lost.
     pub journal_prefix: bool,
-    /// Seconds between checkpoints of a busy volume.
+    /// Seconds after which changes are durable without a sync.
     pub commit_secs: u32,
     /// Tell the device about freed space after each checkpoint.
     pub discard: bool,

@@ -154,7 +154,7 @@ const BUGS: &[Bug] = &[
         name: "fsync-does-nothing",
         what: "fsync returns at once",
         changes: &[(
-            "fs.rs",
+            "txn/mod.rs",
             "        // Nobody can wait for what was never done.\n",
             "        if BUG {\n            return Ok(());\n        }\n",
         )],

@@ -102,8 +102,7 @@ impl Fs {
                 return false;
             }
         }
-        self.wake.lock().deletions = true;
-        self.wake_up.notify_all();
+        self.more_for_background();
         true
     }
 

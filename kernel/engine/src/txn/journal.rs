@@ -22,9 +22,9 @@ use crate::format::superblock::{Superblock, INCOMPAT_AHEAD};
 use crate::types::BLOCK_SIZE;
 use aegisfs_platform::{Arc, CondVar, LockClass, Mutex, MutexGuard, Vec};
 
-/// Pending bytes at which the background should begin a checkpoint.
+/// Pending bytes that the background should write: whoever wants one record durable writes all.
 const PENDING_SOFT: usize = 8 << 20;
-/// Pending bytes at which operations wait for a checkpoint.
+/// Pending bytes at which operations wait until they are written.
 const PENDING_HARD: usize = 24 << 20;
 
 /// Blocks of data at most that recovery looks at to find out whether the last entry counts.
@@ -57,9 +57,11 @@ enum Order {
 pub enum Pressure {
     /// Not.
     None,
-    /// A checkpoint should begin.
-    Soft,
-    /// No operation may begin before a checkpoint ends.
+    /// Pending records should be written.
+    Write,
+    /// A checkpoint should begin: half of the ring is in use.
+    Checkpoint,
+    /// No operation may begin before pending records are written.
     Hard,
 }
 
@@ -194,8 +196,10 @@ impl Journal {
         let blocks = u64::from(self.blocks);
         if inner.pending.len() > PENDING_HARD {
             Pressure::Hard
-        } else if inner.pending.len() > PENDING_SOFT || used > blocks / 2 {
-            Pressure::Soft
+        } else if used > blocks / 2 {
+            Pressure::Checkpoint
+        } else if inner.pending.len() > PENDING_SOFT {
+            Pressure::Write
         } else {
             Pressure::None
         }

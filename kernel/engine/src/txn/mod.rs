@@ -38,7 +38,7 @@ use checkpoint::Checkpointer;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use deletions::Deletions;
 use health::Health;
-use journal::{Journal, Written};
+use journal::{Committed, Journal, Pressure, Written};
 use quota::QuotaPart;
 
 /// The tree that all operations work on: the only subvolume so far.
@@ -64,10 +64,12 @@ pub struct State {
 pub struct Wake {
     /// A checkpoint is to be done now.
     pub due: bool,
-    /// There are deletions that the background thread has not seen.
-    pub deletions: bool,
+    /// The background thread should look what else there is to do.
+    pub more: bool,
     /// `monotonic_ms` of the last checkpoint.
     pub last_checkpoint: u64,
+    /// The same of the last time that the background wrote what was pending.
+    pub last_commit: u64,
 }
 
 /// A mounted volume: the engine's only handle. See the crate's documentation for the operations.
@@ -91,6 +93,7 @@ pub struct Fs {
     pub(crate) quota_enforced: AtomicU8,
     /// The host asked for a panic on errors, and one happened.
     pub(crate) panic_due: AtomicBool,
+    pub(crate) dirty_limits: DirtyLimits,
     pub(crate) hash_seed: u64,
     pub(crate) node_size: usize,
 }
@@ -106,10 +109,28 @@ pub enum Class {
     Rescue,
 }
 
-/// Dirty nodes at which the background begins a checkpoint, in bytes.
-const DIRTY_SOFT: usize = 32 << 20;
-/// Dirty nodes at which operations wait for a checkpoint, in bytes.
-const DIRTY_HARD: usize = 96 << 20;
+/// How many bytes of changed nodes may wait for a checkpoint: the more, the more changes of one node come to
+/// one write of it.
+#[derive(Clone, Copy, Debug)]
+pub struct DirtyLimits {
+    /// The background begins a checkpoint.
+    pub soft: usize,
+    /// Operations wait for one.
+    pub hard: usize,
+}
+
+impl DirtyLimits {
+    /// For a volume that keeps `cache` bytes of unchanged nodes.
+    #[must_use]
+    pub fn new(cache: usize) -> Self {
+        let soft = (cache / 8).clamp(32 << 20, 256 << 20);
+        Self {
+            soft,
+            hard: 3 * soft,
+        }
+    }
+}
+
 /// Tree changes that an operation of normal size makes at most; larger ones work in steps.
 const STEPS_TYPICAL: u64 = 12;
 
@@ -236,17 +257,55 @@ impl Fs {
         Err(Error::NoSpace)
     }
 
-    /// Wakes the background when much is dirty; makes the caller do a checkpoint when too much is.
+    /// Wakes the background when much waits to be written; makes the caller write when too much does.
     fn throttle(&self) -> Result<()> {
         let dirty = self.state.read().trees.dirty_nodes() * self.node_size;
-        let pressure = self.journal.pressure();
-        if dirty > DIRTY_HARD || pressure == journal::Pressure::Hard {
+        if dirty > self.dirty_limits.hard {
             return self.checkpoint();
         }
-        if dirty > DIRTY_SOFT || pressure == journal::Pressure::Soft {
+        if dirty > self.dirty_limits.soft {
             self.wake_background();
         }
+        match self.journal.pressure() {
+            Pressure::None => {}
+            Pressure::Hard => self.sync()?,
+            Pressure::Write | Pressure::Checkpoint => self.more_for_background(),
+        }
         Ok(())
+    }
+
+    /// Returns when all operations up to number `upto` are durable.
+    ///
+    /// # Errors
+    /// Device errors, which stop the volume; `Shutdown`.
+    pub fn commit(&self, upto: u64) -> Result<()> {
+        if self.read_only.load(Relaxed) {
+            return Ok(());
+        }
+        // Nobody can wait for what was never done.
+        match self.journal.commit(upto.min(self.sequence())) {
+            Ok(Committed::Yes) => Ok(()),
+            Ok(Committed::NeedsCheckpoint) => self.checkpoint(),
+            Err(Error::NoMemory) => Err(Error::NoMemory),
+            Err(e) => {
+                self.fail("writing the journal", e);
+                Err(e)
+            }
+        }
+    }
+
+    /// Makes everything done so far durable.
+    ///
+    /// # Errors
+    /// As [`Fs::commit`].
+    pub fn sync(&self) -> Result<()> {
+        self.commit(self.sequence())
+    }
+
+    /// There is something to do in the background besides a checkpoint.
+    pub(crate) fn more_for_background(&self) {
+        self.wake.lock().more = true;
+        self.wake_up.notify_all();
     }
 }
 

@@ -57,7 +57,7 @@ impl Layout {
         let upper = device_size.div_ceil(chunk_bytes);
         let table = upper.div_ceil(ENTRIES as u64) * 2 * BLOCK;
         let journal_offset = TABLE_OFFSET + table;
-        let journal = (device_size / 128).clamp(*JOURNAL.start(), *JOURNAL.end()) / BLOCK * BLOCK;
+        let journal = (device_size / 64).clamp(*JOURNAL.start(), *JOURNAL.end()) / BLOCK * BLOCK;
         let first_chunk = journal_offset + journal;
         let tail_table = device_size - TAIL_BYTES - table;
         let area = tail_table.checked_sub(first_chunk).ok_or(Error::Invalid)? / BLOCK;

@@ -20,7 +20,7 @@ use crate::txn::health::Health;
 use crate::txn::journal::Journal;
 use crate::txn::quota::{self, QuotaPart, Quotas};
 use crate::txn::recovery;
-use crate::txn::{Fs, State, Wake};
+use crate::txn::{DirtyLimits, Fs, State, Wake};
 use crate::types::{MountOptions, BLOCK_SIZE};
 use aegisfs_platform::{
     log, monotonic_ms, try_arc, try_box, Arc, Box, CondVar, LockClass, LogLevel, Mutex, RwLock, Vec,
@@ -263,8 +263,9 @@ pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
     let state = new_state(&pool, &sb, parts.generation)?;
     let wake = Wake {
         due: false,
-        deletions: false,
+        more: false,
         last_checkpoint: monotonic_ms(),
+        last_commit: monotonic_ms(),
     };
     Ok(try_box(Fs {
         state,
@@ -280,6 +281,7 @@ pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
         stopped: AtomicBool::new(false),
         quota_enforced: AtomicU8::new(0),
         panic_due: AtomicBool::new(false),
+        dirty_limits: DirtyLimits::new(parts.options.cache_bytes),
         hash_seed: sb.hash_seed,
         node_size: pool.node_size(),
         pool,
