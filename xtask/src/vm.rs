@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -512,9 +512,11 @@ pub fn make_sparse(path: &Path, size: u64) -> Result<()> {
         .with_context(|| format!("make {} {size} bytes long", path.display()))
 }
 
-/// A file without holes.
+/// A file without holes, and of which each page was written once: where this machine is a virtual one, the first
+/// use of memory is slow, and who writes to places that nobody used before would pay for it.
 pub fn make_allocated(path: &Path, size: u64) -> Result<()> {
     let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
-        .with_context(|| format!("allocate {size} bytes for {}", path.display()))
+    std::io::copy(&mut std::io::repeat(0).take(size), &mut &file)
+        .with_context(|| format!("write {size} bytes to {}", path.display()))?;
+    Ok(())
 }

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::format::superblock::LABEL_MAX;
 use crate::space::Trim;
 use crate::txn::journal::Pressure;
-use crate::txn::Fs;
+use crate::txn::{DirtyLimits, Fs};
 use crate::types::{Counters, DeviceEvent, Info, MountOptions, StatFs};
 use aegisfs_platform::{monotonic_ms, Vec};
 use core::sync::atomic::Ordering::Relaxed;
@@ -283,8 +283,15 @@ impl Fs {
         self.pool.cached_nodes()
     }
 
-    /// Drops up to `nodes` clean nodes; gives how many.
+    /// Memory is short: drops up to `nodes` clean nodes, gives how many, and has a checkpoint make changed ones
+    /// clean if there are many. Waits for nothing.
     pub fn shrink(&self, nodes: usize) -> usize {
+        if self.dirty.load(Relaxed) > DirtyLimits::LEAST {
+            if let Some(mut wake) = self.wake.try_lock() {
+                wake.due = true;
+                self.wake_up.notify_all();
+            }
+        }
         self.pool.shrink(nodes)
     }
 

@@ -91,7 +91,11 @@ impl Fs {
         checkpointer.slot ^= 1;
         checkpointer.superblock = frozen.superblock;
         checkpointer.forced = false;
-        self.state.write().trees.thaw();
+        {
+            let mut state = self.state.write();
+            state.trees.thaw();
+            self.note_dirty(&state);
+        }
         let discard = self.options.lock().discard;
         {
             let mut space = self.space.lock();

@@ -35,7 +35,7 @@ use aegisfs_platform::{
     log, Arc, Box, CondVar, LogLevel, Mutex, MutexGuard, RwLock, RwLockWriteGuard, Vec,
 };
 use checkpoint::Checkpointer;
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use deletions::Deletions;
 use health::Health;
 use journal::{Committed, Journal, Pressure, Written};
@@ -94,6 +94,8 @@ pub struct Fs {
     /// The host asked for a panic on errors, and one happened.
     pub(crate) panic_due: AtomicBool,
     pub(crate) dirty_limits: DirtyLimits,
+    /// Bytes of changed nodes when the last operation began or checkpoint ended, for who may not lock the trees.
+    pub(crate) dirty: AtomicUsize,
     pub(crate) hash_seed: u64,
     pub(crate) node_size: usize,
 }
@@ -120,13 +122,16 @@ pub struct DirtyLimits {
 }
 
 impl DirtyLimits {
+    /// The least for `soft`; more goes when memory is short.
+    pub const LEAST: usize = 32 << 20;
+
     /// For a volume that keeps `cache` bytes of unchanged nodes.
     #[must_use]
     pub fn new(cache: usize) -> Self {
-        let soft = (cache / 8).clamp(32 << 20, 256 << 20);
+        let soft = (cache / 2).clamp(Self::LEAST, 512 << 20);
         Self {
             soft,
-            hard: 3 * soft,
+            hard: 2 * soft,
         }
     }
 }
@@ -259,7 +264,7 @@ impl Fs {
 
     /// Wakes the background when much waits to be written; makes the caller write when too much does.
     fn throttle(&self) -> Result<()> {
-        let dirty = self.state.read().trees.dirty_nodes() * self.node_size;
+        let dirty = self.note_dirty(&self.state.read());
         if dirty > self.dirty_limits.hard {
             return self.checkpoint();
         }
@@ -300,6 +305,13 @@ impl Fs {
     /// As [`Fs::commit`].
     pub fn sync(&self) -> Result<()> {
         self.commit(self.sequence())
+    }
+
+    /// Bytes of changed nodes.
+    pub(crate) fn note_dirty(&self, state: &State) -> usize {
+        let dirty = state.trees.dirty_nodes() * self.node_size;
+        self.dirty.store(dirty, Relaxed);
+        dirty
     }
 
     /// There is something to do in the background besides a checkpoint.

@@ -25,7 +25,7 @@ use crate::types::{MountOptions, BLOCK_SIZE};
 use aegisfs_platform::{
     log, monotonic_ms, try_arc, try_box, Arc, Box, CondVar, LockClass, LogLevel, Mutex, RwLock, Vec,
 };
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 /// Reads all copies of the superblock and gives the newest valid one, with its slot.
 ///
@@ -282,6 +282,7 @@ pub(crate) fn assemble(parts: Parts<'_>) -> Result<Box<Fs>> {
         quota_enforced: AtomicU8::new(0),
         panic_due: AtomicBool::new(false),
         dirty_limits: DirtyLimits::new(parts.options.cache_bytes),
+        dirty: AtomicUsize::new(0),
         hash_seed: sb.hash_seed,
         node_size: pool.node_size(),
         pool,
