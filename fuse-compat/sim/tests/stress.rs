@@ -98,8 +98,25 @@ fn write_files(fs: &Fs, dir: u64, seed: u64, stop: &AtomicBool) -> Files {
         if rng.chance(1, 40) {
             fs.sync().unwrap();
         }
+        if rng.chance(1, 100) {
+            come_and_go(fs, dir);
+        }
     }
     files
+}
+
+/// A file of so many extents that its deletion goes on in the background.
+fn come_and_go(fs: &Fs, dir: u64) {
+    let ino = fs.create(dir, b"pieces", &new(MODE_FILE)).unwrap().ino;
+    let mut word = (dir << 32).to_le_bytes();
+    for i in 0..1500 {
+        // As `content` has it: each block begins with its number of words.
+        let at = i * 8192;
+        word[..4].copy_from_slice(&((at / 8) as u32).to_le_bytes());
+        fs.write(ino, at, &word).unwrap();
+    }
+    let attr = fs.unlink(dir, b"pieces").unwrap();
+    fs.evict(attr.ino).unwrap();
 }
 
 /// Reads whatever is there; what changes under it may be gone, but never wrong.

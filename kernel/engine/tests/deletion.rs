@@ -104,6 +104,10 @@ fn the_background_deletes_and_a_crash_at_each_step_loses_nothing() {
     // What is left is the trees', which have grown.
     assert!(free(&fs) + 64 >= empty);
     assert!(!fs.finish_deletions(), "nothing is left");
+    // Somebody who was at it too finds nothing to do.
+    let sequence = fs.sequence();
+    fs.evict(ino).unwrap();
+    assert_eq!(fs.sequence(), sequence);
     fs.unmount().unwrap();
     assert_sound(&ram);
 }
@@ -192,7 +196,8 @@ fn a_full_volume_makes_new_files_of_deleted_ones() {
     };
     assert_eq!(full, Error::NoSpace);
     remove(&fs, "large");
-    for i in 0..200 {
+    // More than fit into what was freed at once.
+    for i in 0..6000 {
         create(&fs, &format!("more-{i:0200}"), 0);
     }
     fs.unmount().unwrap();

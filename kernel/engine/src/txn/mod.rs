@@ -128,7 +128,7 @@ impl DirtyLimits {
     /// For a volume that keeps `cache` bytes of unchanged nodes.
     #[must_use]
     pub fn new(cache: usize) -> Self {
-        let soft = (cache / 2).clamp(Self::LEAST, 512 << 20);
+        let soft = (cache / 2).clamp(Self::LEAST, 256 << 20);
         Self {
             soft,
             hard: 2 * soft,
