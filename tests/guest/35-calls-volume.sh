@@ -129,13 +129,13 @@ if [ "$(cat "/sys/class/block/$(basename "$DEV")/queue/discard_max_bytes")" != 0
 	mount_volume discard
 	cd "$MNT"
 	same "content" "$sum" "$(digest keep)"
-	# Online: freed space is discarded as it becomes free.
+	# Online: freed space is discarded as it becomes free, by a checkpoint: after six commit intervals at the latest.
 	before=$(discarded)
 	head -c 50000000 /dev/urandom > go
 	sync
 	rm go
 	sync
-	for _ in 1 2 3; do sleep 6; touch x; sync; [ "$(discarded)" -ge $((before + 50000000)) ] && break; done
+	for _ in 1 2 3 4 5 6 7; do sleep 6; touch x; sync; [ "$(discarded)" -ge $((before + 50000000)) ] && break; done
 	[ "$(discarded)" -ge $((before + 50000000)) ] || die "discard= told $(($(discarded) - before)) bytes"
 	mount -o remount,ro .
 	refused "Read-only" fstrim .
