@@ -211,8 +211,7 @@ impl Fs {
         let age = now.saturating_sub(committed.max(checkpointed));
         let pressure = self.journal.pressure();
         let old = now.saturating_sub(checkpointed) >= CHECKPOINT_AFTER * interval;
-        let mut wait = interval.saturating_sub(age);
-        if due
+        let wait = if due
             || pressure == Pressure::Checkpoint
             || old
             || age >= interval && self.short_of_space()
@@ -222,13 +221,15 @@ impl Fs {
             let _ = self.store_device_stats();
             let _ = self.checkpoint();
             self.wake.lock().last_checkpoint = monotonic_ms();
-            wait = interval;
+            interval
         } else if pressure != Pressure::None || age >= interval {
             // The same goes for this one.
             let _ = self.sync();
             self.wake.lock().last_commit = monotonic_ms();
-            wait = interval;
-        }
+            interval
+        } else {
+            interval - age
+        };
         wait.min(self.deletions_in_background())
     }
 

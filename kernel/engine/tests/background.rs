@@ -20,12 +20,12 @@ fn mounted(size: usize) -> (Ram, Box<Fs>) {
     (ram, fs)
 }
 
-fn create(fs: &Fs, name: &str) {
+fn create(fs: &Fs, name: &str) -> u64 {
     let new = NewInode {
         mode: MODE_FILE | 0o644,
         ..NewInode::default()
     };
-    fs.create(ROOT_INO, name.as_bytes(), &new).unwrap();
+    fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().ino
 }
 
 /// What [`Fs::background`] did: journal entries, checkpoints.
@@ -95,11 +95,7 @@ fn many_records_go_to_the_journal_and_a_full_journal_to_a_checkpoint() {
 #[test]
 fn much_that_only_a_checkpoint_frees_makes_one() {
     let (_ram, fs) = mounted(64 << 20);
-    let new = NewInode {
-        mode: MODE_FILE | 0o644,
-        ..NewInode::default()
-    };
-    let ino = fs.create(ROOT_INO, b"large", &new).unwrap().ino;
+    let ino = create(&fs, "large");
     fs.write(ino, 0, &vec![1; 40 << 20]).unwrap();
     fs.checkpoint().unwrap();
     let attr = fs.unlink(ROOT_INO, b"large").unwrap();

@@ -17,13 +17,17 @@ fn volume(size: usize) -> Ram {
     Ram::format(size, &FormatOptions::new())
 }
 
-fn create(fs: &Fs, name: &str, uid: u32) -> u64 {
+fn try_create(fs: &Fs, name: &str, uid: u32) -> Result<u64> {
     let new = NewInode {
         mode: MODE_FILE | 0o644,
         uid,
         ..NewInode::default()
     };
-    fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().ino
+    Ok(fs.create(ROOT_INO, name.as_bytes(), &new)?.ino)
+}
+
+fn create(fs: &Fs, name: &str, uid: u32) -> u64 {
+    try_create(fs, name, uid).unwrap()
 }
 
 /// A file of so many extents of one block, with holes between them.
@@ -183,13 +187,9 @@ fn a_full_volume_makes_new_files_of_deleted_ones() {
     let fs = ram.mount();
     pieces(&fs, "large", 4000);
     let mut n = 0;
-    let new = NewInode {
-        mode: MODE_FILE | 0o644,
-        ..NewInode::default()
-    };
     let full = loop {
         // Metadata alone.
-        match fs.create(ROOT_INO, format!("{n:0200}").as_bytes(), &new) {
+        match try_create(&fs, &format!("{n:0200}"), 0) {
             Ok(_) => n += 1,
             Err(e) => break e,
         }
@@ -222,7 +222,7 @@ fn what_is_deleted_counts_for_no_quota() {
         uid: 7,
         ..Owner::default()
     };
-    let make = |name: &str| fs.with_quota(&owner, 0, 1, false, || Ok(create(&fs, name, 7)));
+    let make = |name: &str| fs.with_quota(&owner, 0, 1, false, || try_create(&fs, name, 7));
     pieces(&fs, "large", EXTENTS);
     assert_eq!(make("second"), Err(Error::Quota));
     let before = fs.quota(QuotaType::User, 7).unwrap().space;

@@ -91,8 +91,8 @@ impl Server {
         }
     }
 
-    /// Frees an inode without names and without users. On an error it stays marked for deletion, which
-    /// the next mount does.
+    /// Frees an inode without names and without users. On an error it stays marked for deletion, and the next
+    /// mount tries again.
     pub fn evict(&self, ino: u64) {
         if let Err(e) = self.fs.evict(ino) {
             tracing::warn!("cannot free inode {ino}: {e}");

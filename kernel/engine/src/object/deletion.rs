@@ -138,12 +138,10 @@ impl Fs {
 
     /// Part of [`Fs::background`]: does what is due, and gives the milliseconds until there is more to do.
     pub(crate) fn deletions_in_background(&self) -> u64 {
-        let wait = self.deletions.lock().wait();
-        if wait == 0 {
+        if self.deletions.lock().wait() == 0 {
             let _ = (0..STEPS).all(|_| self.deletion_step());
-            return self.deletions.lock().wait();
         }
-        wait
+        self.deletions.lock().wait()
     }
 
     /// Does what is on the list. `true` when there was something: its space, and what it counted for quota,
