@@ -100,34 +100,20 @@ same label after "$(xfs_io -c label . | sed 's/label = "\(.*\)"/\1/')"
 refused "" xfs_io -c "label -s $(printf 'x%.0s' $(seq 64))" .
 
 # ---- handles
-python3 - << 'PY'
-import ctypes, os, struct
-libc = ctypes.CDLL(None, use_errno=True)
-def handle(path):
-    buf = ctypes.create_string_buffer(struct.pack("Ii", 128, 0) + b"\0" * 128)
-    mnt = ctypes.c_int()
-    if libc.name_to_handle_at(-100, path.encode(), buf, ctypes.byref(mnt), 0):
-        raise OSError(ctypes.get_errno(), path)
-    return buf
-def by_handle(buf):
-    m = os.open(".", os.O_RDONLY)
-    fd = libc.open_by_handle_at(m, buf, os.O_RDONLY)
-    e = ctypes.get_errno()
-    os.close(m)
-    if fd < 0:
-        raise OSError(e, "open_by_handle_at")
-    return fd
+PYTHONPATH=$(dirname "$0") python3 - << 'PY'
+import os
+from lib_handles import handle, opened
 open("handled", "w").write("content")
 h = handle("handled")
-fd = by_handle(h)
+fd = opened(h)
 assert os.read(fd, 100) == b"content"
 os.close(fd)
 hd = handle("d/passes-on")
 os.system("echo 3 > /proc/sys/vm/drop_caches")
-assert os.path.samefile("/proc/self/fd/%d" % by_handle(hd), "d/passes-on")
+assert os.path.samefile("/proc/self/fd/%d" % opened(hd), "d/passes-on")
 os.unlink("handled")
 try:
-    by_handle(h)
+    opened(h)
     raise SystemExit("opened a deleted file")
 except OSError as e:
     assert e.errno == 116, e

@@ -76,14 +76,16 @@ is_free() {
 }
 holes "$MNT/holes"
 [ "$(free)" -lt $((all_free - extents + 100)) ] || die "the file takes no space"
-python3 - "$MNT/holes" << 'PY'
-import ctypes, errno, os, struct, sys
-libc = ctypes.CDLL(None, use_errno=True)
-buf = ctypes.create_string_buffer(struct.pack("Ii", 128, 0) + bytes(128))
-assert not libc.name_to_handle_at(-100, sys.argv[1].encode(), buf, ctypes.byref(ctypes.c_int()), 0)
-mount = os.open(os.path.dirname(sys.argv[1]), os.O_RDONLY)
-os.unlink(sys.argv[1])
-assert libc.open_by_handle_at(mount, buf, os.O_RDONLY) < 0 and ctypes.get_errno() == errno.ESTALE, ctypes.get_errno()
+(cd "$MNT" && PYTHONPATH=$(dirname "$0") python3 -) << 'PY'
+import errno, os
+from lib_handles import handle, opened
+raw = handle("holes")
+os.unlink("holes")
+try:
+    opened(raw)
+    raise SystemExit("opened a file that is being deleted")
+except OSError as e:
+    assert e.errno == errno.ESTALE, e
 PY
 is_free "right after it was removed"
 fsfreeze -f "$MNT"
