@@ -65,17 +65,22 @@ static LEAF: Identity = Identity {
     key: || static_lock_class!(),
 };
 
+/// The mutex of a [`RwLock`].
+static WRITER: Identity = Identity {
+    name: c"aegisfs_writer",
+    key: || static_lock_class!(),
+};
+
 impl LockClass {
-    fn key(self) -> (&'static core::ffi::CStr, Pin<&'static LockClassKey>) {
-        let identity = match self {
+    const fn identity(self) -> &'static Identity {
+        match self {
             Self::Checkpoint => &CHECKPOINT,
             Self::Trees => &TREES,
             Self::Space => &SPACE,
             Self::Journal => &JOURNAL,
             Self::Cache => &CACHE,
             Self::Leaf => &LEAF,
-        };
-        (identity.name, (identity.key)())
+        }
     }
 }
 
@@ -124,7 +129,11 @@ impl<T> Mutex<T> {
     /// [`AllocError`] when the host has no memory.
     #[inline(never)]
     pub fn try_new(class: LockClass, value: T) -> Result<Self, AllocError> {
-        let (name, key) = class.key();
+        Self::of(class.identity(), value)
+    }
+
+    fn of(identity: &'static Identity, value: T) -> Result<Self, AllocError> {
+        let (name, key) = (identity.name, (identity.key)());
         Ok(Self {
             // SAFETY: The slot is valid for writes and will not move; name and key are static.
             raw: pinned(|slot| unsafe {
@@ -298,7 +307,12 @@ impl Event {
 }
 
 /// Many readers or one writer.
+///
+/// A writer holds a mutex besides the semaphore, and a reader that comes meanwhile waits for the mutex: who waits for one
+/// spins while its owner runs, and most writers are done in microseconds. At the semaphore a reader would go to sleep at
+/// once, and hold it from when it is woken, not from when it runs: the next writer would go to sleep, too.
 pub struct RwLock<T> {
+    writer: Mutex<()>,
     raw: Pinned<bindings::rw_semaphore>,
     value: UnsafeCell<T>,
 }
@@ -325,7 +339,8 @@ pub struct RwLockReadGuard<'a, T> {
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct RwLockWriteGuard<'a, T> {
     lock: &'a RwLock<T>,
-    _task_local: core::marker::PhantomData<*mut ()>,
+    // Released when `drop` has released the semaphore.
+    _writer: MutexGuard<'a, ()>,
 }
 
 // SAFETY: A shared guard gives `&T` only.
@@ -340,8 +355,10 @@ impl<T> RwLock<T> {
     /// [`AllocError`] when the host has no memory.
     #[inline(never)]
     pub fn try_new(class: LockClass, value: T) -> Result<Self, AllocError> {
-        let (name, key) = class.key();
+        let identity = class.identity();
+        let (name, key) = (identity.name, (identity.key)());
         Ok(Self {
+            writer: Mutex::of(&WRITER, ())?,
             // SAFETY: The slot is valid for writes and will not move; name and key are static.
             raw: pinned(|slot| unsafe {
                 bindings::__init_rwsem(slot, name.as_char_ptr(), key.as_ptr());
@@ -353,7 +370,13 @@ impl<T> RwLock<T> {
     /// Waits for shared access.
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         // SAFETY: Initialised in `try_new`.
-        unsafe { bindings::down_read(self.raw.get()) };
+        unsafe {
+            if bindings::down_read_trylock(self.raw.get()) == 0 {
+                // With the mutex, no writer has or wants the semaphore.
+                let _writer = self.writer.lock();
+                bindings::down_read(self.raw.get());
+            }
+        }
         RwLockReadGuard {
             lock: self,
             _task_local: core::marker::PhantomData,
@@ -362,11 +385,12 @@ impl<T> RwLock<T> {
 
     /// Waits for exclusive access.
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        let writer = self.writer.lock();
         // SAFETY: Initialised in `try_new`.
         unsafe { bindings::down_write(self.raw.get()) };
         RwLockWriteGuard {
             lock: self,
-            _task_local: core::marker::PhantomData,
+            _writer: writer,
         }
     }
 }

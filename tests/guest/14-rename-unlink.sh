@@ -113,11 +113,11 @@ PY
 sync
 used=$(df --output=used -B1 . | tail -1)
 [ "$used" -lt $((20 << 20)) ] || die "$used bytes are used"
-before=$(find . -printf '%p %y %n %s\n' | sort)
+before=$(find . -printf '%p %y %n %s %T@ %C@\n' | sort)
 cd /
 remount_cold
 cd "$MNT"
-same "after a remount" "$before" "$(find . -printf '%p %y %n %s\n' | sort)"
+same "after a remount" "$before" "$(find . -printf '%p %y %n %s %T@ %C@\n' | sort)"
 
 # many names in one directory, some moving while it is read
 mkdir big

@@ -94,7 +94,7 @@ pub struct Shape {
     /// Memory in MiB.
     #[arg(long = "mem", value_name = "MB", default_value_t = 2048)]
     pub memory_mib: u32,
-    /// Number of processors; User-mode Linux always has one.
+    /// Number of processors.
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub cpus: u32,
     /// Boot with the kernel's own defaults instead of those that make emulation fast.

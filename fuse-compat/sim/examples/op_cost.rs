@@ -65,12 +65,16 @@ fn fill(fs: &Fs, files: u64) -> aegisfs_engine::Result<()> {
     for number in 0..files / PER_DIRECTORY {
         let dir = fs
             .create(ROOT_INO, &directory(number), &new(MODE_DIR | 0o755))?
+            .attr
             .ino;
         for file in number * PER_DIRECTORY..(number + 1) * PER_DIRECTORY {
             fs.create(dir, &name(file), &new(MODE_FILE | 0o644))?;
         }
     }
-    let data = fs.create(ROOT_INO, b"data", &new(MODE_FILE | 0o644))?.ino;
+    let data = fs
+        .create(ROOT_INO, b"data", &new(MODE_FILE | 0o644))?
+        .attr
+        .ino;
     for block in 0..BLOCKS {
         fs.write(data, block * PAGE as u64, &[7; PAGE])?;
     }
@@ -134,7 +138,7 @@ fn operation(fs: &Fs, what: &str, n: u64, files: u64) -> aegisfs_engine::Result<
                 .map(|_| ())
         }
         "unlink" => {
-            let gone = fs.unlink(dir()?.ino, &name(file))?;
+            let gone = fs.unlink(dir()?.ino, &name(file))?.attr;
             fs.evict(gone.ino)
         }
         "4 KiB written and synced" => {

@@ -37,7 +37,7 @@ fn churn(fs: &Fs, files: u32) -> Result<()> {
     for i in 0..files {
         let name = format!("file {i}");
         let create = || fs.create(ROOT_INO, name.as_bytes(), &new);
-        let ino = fs.with_quota(&owner, 0, 1, false, create)?.ino;
+        let ino = fs.with_quota(&owner, 0, 1, false, create)?.attr.ino;
         let write = || fs.write(ino, 0, name.as_bytes());
         fs.with_quota(&owner, 512, 0, false, write)?;
         made.push((name, ino));

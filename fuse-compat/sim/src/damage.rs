@@ -566,7 +566,7 @@ fn empty(fs: &Fs, dir: u64, depth: u32, budget: &mut u32, totals: &mut Totals) {
         }
         let gone = fs.unlink(dir, &name).or_else(|_| fs.rmdir(dir, &name));
         count(totals, &gone);
-        if gone.is_ok_and(|a| a.nlink == 0) {
+        if gone.is_ok_and(|a| a.attr.nlink == 0) {
             count(totals, &fs.evict(ino));
         }
     }

@@ -247,7 +247,7 @@ fn changed(fs: &Fs, disk: &SimDisk, unmount: bool) -> Result<(), String> {
         mode: MODE_FILE | 0o600,
         ..NewInode::default()
     };
-    let file = fs.create(ROOT_INO, NAME, &new).map_err(say)?;
+    let file = fs.create(ROOT_INO, NAME, &new).map_err(say)?.attr;
     fs.write(file.ino, 0, CONTENT).map_err(say)?;
     fs.sync().map_err(say)?;
     if unmount {
@@ -414,7 +414,7 @@ mod tests {
                 mode: MODE_DIR | 0o755,
                 ..NewInode::default()
             };
-            fs.create(parent, name, &new).unwrap().ino
+            fs.create(parent, name, &new).unwrap().attr.ino
         };
         let work = dir(ROOT_INO, b"work");
         let files = dir(dir(work, b"files"), b"0");
@@ -424,7 +424,7 @@ mod tests {
         };
         for n in 1..=16_u32 {
             let name = n.to_string();
-            let file = fs.create(files, name.as_bytes(), &new).unwrap();
+            let file = fs.create(files, name.as_bytes(), &new).unwrap().attr;
             fs.write(file.ino, 0, &content(n.into())).unwrap();
             if n == 1 {
                 fs.sync().unwrap();

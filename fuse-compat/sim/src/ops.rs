@@ -262,11 +262,11 @@ impl Op {
     pub fn run(&self, fs: &Fs) -> Result<Value> {
         let attr = |a: Attr| Ok(Value::Attr(Seen::from(&a)));
         match self {
-            Self::Create { dir, name, new } => new.with(|n| attr(fs.create(*dir, name, n)?)),
+            Self::Create { dir, name, new } => new.with(|n| attr(fs.create(*dir, name, n)?.attr)),
             Self::CreateUnnamed { dir, new } => new.with(|n| attr(fs.create_unnamed(*dir, n)?)),
-            Self::Link { ino, dir, name } => attr(fs.link(*ino, *dir, name)?),
-            Self::Unlink { dir, name } => attr(fs.unlink(*dir, name)?),
-            Self::Rmdir { dir, name } => attr(fs.rmdir(*dir, name)?),
+            Self::Link { ino, dir, name } => attr(fs.link(*ino, *dir, name)?.attr),
+            Self::Unlink { dir, name } => attr(fs.unlink(*dir, name)?.attr),
+            Self::Rmdir { dir, name } => attr(fs.rmdir(*dir, name)?.attr),
             Self::Evict { ino } => fs.evict(*ino).map(|()| Value::Nothing),
             Self::Rename {
                 from_dir,
@@ -274,10 +274,12 @@ impl Op {
                 to_dir,
                 to,
                 mode,
-            } => Ok(match fs.rename(*from_dir, from, *to_dir, to, *mode)? {
-                Some(a) => Value::Attr(Seen::from(&a)),
-                None => Value::Nothing,
-            }),
+            } => Ok(
+                match fs.rename(*from_dir, from, *to_dir, to, *mode)?.target {
+                    Some(a) if *mode != RenameMode::Exchange => Value::Attr(Seen::from(&a)),
+                    _ => Value::Nothing,
+                },
+            ),
             Self::Write { ino, offset, data } => fs
                 .write(*ino, *offset, &data.bytes())
                 .map(|()| Value::Nothing),

@@ -188,7 +188,7 @@ fn create(fs: &Fs, name: &[u8]) -> u64 {
         mode: MODE_FILE | 0o644,
         ..NewInode::default()
     };
-    fs.create(ROOT_INO, name, &new).unwrap().ino
+    fs.create(ROOT_INO, name, &new).unwrap().attr.ino
 }
 
 fn measure() -> Vec<(&'static str, [f64; 6])> {
@@ -225,7 +225,7 @@ fn measure() -> Vec<(&'static str, [f64; 6])> {
     });
     bench.row("unlink", FILES - SYNCS, |fs| {
         for i in SYNCS..FILES {
-            let gone = fs.unlink(ROOT_INO, &name("renamed", i)).unwrap();
+            let gone = fs.unlink(ROOT_INO, &name("renamed", i)).unwrap().attr;
             fs.evict(gone.ino).unwrap();
         }
     });

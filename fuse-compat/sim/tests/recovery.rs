@@ -81,7 +81,7 @@ fn entries_that_a_checkpoint_overtook() {
     let device: aegisfs_platform::Box<dyn BlockDevice> = Box::new(gate);
     devices.try_push(device).unwrap();
     let fs: Arc<Box<Fs>> = Arc::new(Fs::mount(devices, MountOptions::default()).unwrap());
-    let d = fs.create(ROOT_INO, b"d", &new(MODE_DIR)).unwrap();
+    let d = fs.create(ROOT_INO, b"d", &new(MODE_DIR)).unwrap().attr;
     // More than one entry's worth.
     for i in 0..40u8 {
         fs.setxattr(d.ino, b"user.x", &vec![i; 60_000], XattrMode::Any)
@@ -122,7 +122,8 @@ fn what_stands_behind_an_entry() {
     for len in (0..6000).step_by(271) {
         let f = fs
             .create(ROOT_INO, format!("{len}").as_bytes(), &new(MODE_FILE))
-            .unwrap();
+            .unwrap()
+            .attr;
         fs.setxattr(f.ino, b"user.x", &vec![len as u8; len], XattrMode::Any)
             .unwrap();
         fs.sync().unwrap();
@@ -162,7 +163,7 @@ fn pages_of_an_unfinished_checkpoint() {
     let fs = mount(&disk, false).unwrap();
     // The search for data goes on in a chunk of the second page.
     let mut runs = vec![];
-    let f = fs.create(ROOT_INO, b"f", &new(MODE_FILE)).unwrap();
+    let f = fs.create(ROOT_INO, b"f", &new(MODE_FILE)).unwrap().attr;
     for _ in 0..66 {
         runs.push(fs.alloc_data(f.ino, 0, 1024).unwrap());
     }
@@ -261,7 +262,7 @@ fn crashed_mounts_share_no_generation() {
 fn preallocated_blocks_keep_their_birth() {
     let disk = volume(32, 1);
     let fs = mount(&disk, false).unwrap();
-    let f = fs.create(ROOT_INO, b"f", &new(MODE_FILE)).unwrap();
+    let f = fs.create(ROOT_INO, b"f", &new(MODE_FILE)).unwrap().attr;
     fs.fallocate(f.ino, 0, 8192, false).unwrap();
     let born = fs.info().generation + 1;
     for i in 0..3 {

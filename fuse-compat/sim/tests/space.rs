@@ -32,7 +32,7 @@ fn fill(fs: &Fs, from: usize, content: &[u8]) -> usize {
     for i in from.. {
         let made = fs
             .create(ROOT_INO, &name(i), &file())
-            .and_then(|a| fs.write(a.ino, 0, content));
+            .and_then(|a| fs.write(a.attr.ino, 0, content));
         match made {
             Ok(()) => {}
             Err(Error::NoSpace) => return i,
@@ -44,7 +44,9 @@ fn fill(fs: &Fs, from: usize, content: &[u8]) -> usize {
 
 fn remove(fs: &Fs, i: usize) {
     match fs.unlink(ROOT_INO, &name(i)) {
-        Ok(a) => fs.evict(a.ino).unwrap_or_else(|e| panic!("evict {i}: {e}")),
+        Ok(a) => fs
+            .evict(a.attr.ino)
+            .unwrap_or_else(|e| panic!("evict {i}: {e}")),
         Err(Error::NotFound) => {}
         Err(e) => panic!("unlink {i}: {e}; {:?}", fs.statfs()),
     }
@@ -91,7 +93,7 @@ fn full_of_inline_files() {
         // Names first, content when the volume is full of other things.
         let mut inos = vec![];
         for i in 0..6000 {
-            inos.push(fs.create(ROOT_INO, &name(i), &file()).unwrap().ino);
+            inos.push(fs.create(ROOT_INO, &name(i), &file()).unwrap().attr.ino);
         }
         let n = fill(&fs, 6000, &[1; 50_000]);
         let full = inos
@@ -109,7 +111,7 @@ fn full_of_inline_files() {
 fn shrinking_a_file_needs_no_space() {
     let disk = volume(40, 16384);
     let fs = mount(&disk, false).unwrap();
-    let a = fs.create(ROOT_INO, b"long", &file()).unwrap();
+    let a = fs.create(ROOT_INO, b"long", &file()).unwrap().attr;
     fs.write(a.ino, 0, &vec![9; 500_000]).unwrap();
     fill(&fs, 0, &[1; 30_000]);
     for size in [400_001, 300_002, 3, 0] {
@@ -121,7 +123,7 @@ fn shrinking_a_file_needs_no_space() {
 fn data_in_flight_does_not_leak() {
     let disk = volume(40, 16384);
     let fs = mount(&disk, false).unwrap();
-    let a = fs.create(ROOT_INO, b"f", &file()).unwrap();
+    let a = fs.create(ROOT_INO, b"f", &file()).unwrap().attr;
     fs.reserve(40).unwrap();
     let lost = fs.alloc_data(a.ino, 0, 20).unwrap();
     let kept = fs.alloc_data(a.ino, 100, 20).unwrap();
@@ -163,7 +165,7 @@ fn data_in_flight_does_not_leak() {
 fn punched_out_space_is_not_committed() {
     let disk = volume(40, 16384);
     let fs = mount(&disk, false).unwrap();
-    let a = fs.create(ROOT_INO, b"f", &file()).unwrap();
+    let a = fs.create(ROOT_INO, b"f", &file()).unwrap().attr;
     fs.fallocate(a.ino, 0, 100 * 4096, false).unwrap();
     let sums = [aegisfs_platform::crc32(0, &[0; 4096]); 10];
     for taken in [(20, 10), (25, 1), (29, 50)] {
@@ -210,7 +212,7 @@ fn full_and_crashed() {
         for i in n + 1.. {
             let made = fs
                 .create(ROOT_INO, &name(i), &file())
-                .and_then(|a| fs.write(a.ino, 0, &[2; 8000]));
+                .and_then(|a| fs.write(a.attr.ino, 0, &[2; 8000]));
             if made.is_err() {
                 break;
             }

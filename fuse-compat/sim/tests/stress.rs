@@ -48,7 +48,7 @@ fn write_files(fs: &Fs, dir: u64, seed: u64, stop: &AtomicBool) -> Files {
             0..=4 => {
                 let data = content(&mut rng, dir);
                 let ino = match fs.create(dir, &name, &new(MODE_FILE)) {
-                    Ok(a) => a.ino,
+                    Ok(a) => a.attr.ino,
                     Err(Error::Exists) => {
                         let ino = fs.lookup(dir, &name).unwrap().ino;
                         fs.truncate(ino, 0).unwrap();
@@ -62,15 +62,15 @@ fn write_files(fs: &Fs, dir: u64, seed: u64, stop: &AtomicBool) -> Files {
             5 | 6 => match fs.unlink(dir, &name) {
                 Ok(a) => {
                     assert!(files.remove(&name).is_some());
-                    fs.evict(a.ino).unwrap();
+                    fs.evict(a.attr.ino).unwrap();
                 }
                 Err(e) => assert_eq!((e, files.get(&name)), (Error::NotFound, None)),
             },
             7 => {
                 let to = format!("f{}", rng.below(60)).into_bytes();
                 match fs.rename(dir, &name, dir, &to, RenameMode::Replace) {
-                    Ok(replaced) => {
-                        if let Some(a) = replaced {
+                    Ok(renamed) => {
+                        if let Some(a) = renamed.target {
                             fs.evict(a.ino).unwrap();
                         }
                         let data = files.remove(&name).unwrap();
@@ -107,7 +107,7 @@ fn write_files(fs: &Fs, dir: u64, seed: u64, stop: &AtomicBool) -> Files {
 
 /// A file of so many extents that its deletion goes on in the background.
 fn come_and_go(fs: &Fs, dir: u64) {
-    let ino = fs.create(dir, b"pieces", &new(MODE_FILE)).unwrap().ino;
+    let ino = fs.create(dir, b"pieces", &new(MODE_FILE)).unwrap().attr.ino;
     let mut word = (dir << 32).to_le_bytes();
     for i in 0..1500 {
         // As `content` has it: each block begins with its number of words.
@@ -115,7 +115,7 @@ fn come_and_go(fs: &Fs, dir: u64) {
         word[..4].copy_from_slice(&((at / 8) as u32).to_le_bytes());
         fs.write(ino, at, &word).unwrap();
     }
-    let attr = fs.unlink(dir, b"pieces").unwrap();
+    let attr = fs.unlink(dir, b"pieces").unwrap().attr;
     fs.evict(attr.ino).unwrap();
 }
 
@@ -181,7 +181,7 @@ fn threads() {
         let reads = AtomicU64::new(0);
         let dirs: Vec<u64> = (0..4)
             .map(|i| format!("d{i}").into_bytes())
-            .map(|n| fs.create(ROOT_INO, &n, &new(MODE_DIR)).unwrap().ino)
+            .map(|n| fs.create(ROOT_INO, &n, &new(MODE_DIR)).unwrap().attr.ino)
             .collect();
         let end = Instant::now() + Duration::from_secs(seconds) / 2;
         let all = scope(|s| {

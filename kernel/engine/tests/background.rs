@@ -25,7 +25,7 @@ fn create(fs: &Fs, name: &str) -> u64 {
         mode: MODE_FILE | 0o644,
         ..NewInode::default()
     };
-    fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().ino
+    fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().attr.ino
 }
 
 /// What [`Fs::background`] did: journal entries, checkpoints.
@@ -98,7 +98,7 @@ fn much_that_only_a_checkpoint_frees_makes_one() {
     let ino = create(&fs, "large");
     fs.write(ino, 0, &vec![1; 40 << 20]).unwrap();
     fs.checkpoint().unwrap();
-    let attr = fs.unlink(ROOT_INO, b"large").unwrap();
+    let attr = fs.unlink(ROOT_INO, b"large").unwrap().attr;
     fs.evict(attr.ino).unwrap();
     wait_for_interval();
     assert_eq!(background(&fs), (0, 1));
@@ -121,7 +121,7 @@ fn short_memory_makes_a_checkpoint_of_what_is_changed() {
     let mut inos = vec![];
     for i in 0..16_000 {
         let name = format!("{i}");
-        inos.push(fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().ino);
+        inos.push(fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().attr.ino);
         if i % 1000 == 999 {
             fs.checkpoint().unwrap();
         }

@@ -117,7 +117,7 @@ fn content(fs: &Fs, ino: u64) -> Result<Vec<u8>> {
 }
 
 fn remove(fs: &Fs, name: &str) {
-    let gone = fs.unlink(ROOT_INO, name.as_bytes()).unwrap();
+    let gone = fs.unlink(ROOT_INO, name.as_bytes()).unwrap().attr;
     fs.evict(gone.ino).unwrap();
 }
 
@@ -158,7 +158,7 @@ fn fill(fs: &Fs) -> u32 {
             ..NewInode::default()
         };
         let made = fs.create(ROOT_INO, format!("fill{i}").as_bytes(), &new);
-        let written = made.and_then(|a| fs.write(a.ino, 0, &pattern(i, MIB)));
+        let written = made.and_then(|a| fs.write(a.attr.ino, 0, &pattern(i, MIB)));
         match written {
             Ok(()) => {}
             Err(Error::NoSpace) => return i,
@@ -370,10 +370,10 @@ fn a_block_in_use_is_withheld_when_it_is_freed() {
     for _ in 0..5 {
         for i in 0..names {
             let gone = fs.unlink(ROOT_INO, format!("fill{i}").as_bytes());
-            gone.and_then(|a| fs.evict(a.ino)).unwrap();
+            gone.and_then(|a| fs.evict(a.attr.ino)).unwrap();
         }
         if let Ok(gone) = fs.unlink(ROOT_INO, format!("fill{names}").as_bytes()) {
-            fs.evict(gone.ino).unwrap();
+            fs.evict(gone.attr.ino).unwrap();
         }
         fs.checkpoint().unwrap();
         fs.background();

@@ -23,7 +23,7 @@ fn try_create(fs: &Fs, name: &str, uid: u32) -> Result<u64> {
         uid,
         ..NewInode::default()
     };
-    Ok(fs.create(ROOT_INO, name.as_bytes(), &new)?.ino)
+    Ok(fs.create(ROOT_INO, name.as_bytes(), &new)?.attr.ino)
 }
 
 fn create(fs: &Fs, name: &str, uid: u32) -> u64 {
@@ -41,7 +41,7 @@ fn pieces(fs: &Fs, name: &str, extents: u64) -> u64 {
 }
 
 fn remove(fs: &Fs, name: &str) {
-    let attr = fs.unlink(ROOT_INO, name.as_bytes()).unwrap();
+    let attr = fs.unlink(ROOT_INO, name.as_bytes()).unwrap().attr;
     fs.evict(attr.ino).unwrap();
 }
 

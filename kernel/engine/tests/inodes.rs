@@ -27,7 +27,7 @@ fn work(fs: &Fs) -> Vec<Attr> {
             mode: MODE_DIR | 0o755,
             ..NewInode::default()
         };
-        fs.create(ROOT_INO, name, &new).unwrap().ino
+        fs.create(ROOT_INO, name, &new).unwrap().attr.ino
     };
     let (a, b) = (dir(b"a"), dir(b"b"));
     let mut inodes = vec![ROOT_INO, a, b];

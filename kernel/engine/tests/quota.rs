@@ -45,7 +45,7 @@ fn usage_follows_the_inodes() {
     let ram = volume(true);
     let fs = mount(&ram, false);
     assert_eq!(used(&fs, QuotaType::User, 0), (0, 1));
-    let f = fs.create(ROOT_INO, b"f", &new(USER)).unwrap();
+    let f = fs.create(ROOT_INO, b"f", &new(USER)).unwrap().attr;
     fs.write(f.ino, 0, &[1; 600]).unwrap();
     assert_eq!(used(&fs, QuotaType::User, USER), (1024, 1));
     fs.write(f.ino, 0, &[1; 9000]).unwrap();
@@ -95,7 +95,8 @@ fn a_crash_changes_nothing() {
         let name = format!("{i}");
         let f = fs
             .create(ROOT_INO, name.as_bytes(), &new(USER + i % 3))
-            .unwrap();
+            .unwrap()
+            .attr;
         fs.write(f.ino, 0, &vec![1; 700 * i as usize]).unwrap();
         if i % 7 == 0 {
             fs.checkpoint().unwrap();
@@ -127,7 +128,10 @@ fn counting_begins_at_a_mount() {
     assert_eq!(fs.quota_enforce(1), Err(Error::Unsupported));
     for i in 0..3000u32 {
         let name = format!("{i}");
-        let f = fs.create(ROOT_INO, name.as_bytes(), &new(i % 100)).unwrap();
+        let f = fs
+            .create(ROOT_INO, name.as_bytes(), &new(i % 100))
+            .unwrap()
+            .attr;
         if i % 10 == 0 {
             fs.write(f.ino, 0, b"inline").unwrap();
         }
@@ -197,7 +201,11 @@ fn quotas_without_use_go() {
     for round in 0..3 {
         for i in 0..5000u32 {
             let name = format!("{i}");
-            let ino = fs.create(ROOT_INO, name.as_bytes(), &new(i)).unwrap().ino;
+            let ino = fs
+                .create(ROOT_INO, name.as_bytes(), &new(i))
+                .unwrap()
+                .attr
+                .ino;
             if i % 1000 == 0 {
                 fs.checkpoint().unwrap();
             }
@@ -211,7 +219,11 @@ fn quotas_without_use_go() {
         assert_eq!(ids(&fs), 2501);
         for i in 0..5000u32 {
             if i % 2 != round % 2 {
-                let ino = fs.unlink(ROOT_INO, format!("{i}").as_bytes()).unwrap().ino;
+                let ino = fs
+                    .unlink(ROOT_INO, format!("{i}").as_bytes())
+                    .unwrap()
+                    .attr
+                    .ino;
                 fs.evict(ino).unwrap();
             }
         }
@@ -297,7 +309,7 @@ fn soft_limits_bind_after_a_time() {
     fs.set_quota(QuotaType::Group, USER + 1, &over).unwrap();
     assert_eq!(create(b"d").unwrap_err(), Error::Quota);
     for name in [b"b", b"c"] {
-        let ino = fs.unlink(ROOT_INO, name).unwrap().ino;
+        let ino = fs.unlink(ROOT_INO, name).unwrap().attr.ino;
         fs.evict(ino).unwrap();
     }
     assert_eq!(deadline(), 0);
@@ -308,7 +320,7 @@ fn soft_limits_bind_after_a_time() {
 fn growth_is_what_usage_grows_by() {
     let ram = volume(true);
     let fs = mount(&ram, false);
-    let f = fs.create(ROOT_INO, b"f", &new(USER)).unwrap();
+    let f = fs.create(ROOT_INO, b"f", &new(USER)).unwrap().attr;
     let steps: [(u64, usize); 7] = [
         (0, 100),
         (100, 300),
@@ -331,7 +343,7 @@ fn growth_is_what_usage_grows_by() {
             "{offset} {len}"
         );
     }
-    let empty = fs.create(ROOT_INO, b"e", &new(USER)).unwrap();
+    let empty = fs.create(ROOT_INO, b"e", &new(USER)).unwrap().attr;
     assert_eq!(fs.quota_growth(empty.ino, 0, 2, u64::MAX).unwrap(), 8192);
     // Blocks 2 and 3 are a hole.
     assert_eq!(fs.quota_growth(f.ino, 0, 12, 49_152).unwrap(), 8192);

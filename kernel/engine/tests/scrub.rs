@@ -172,7 +172,7 @@ fn lost_data_is_listed_with_its_file() {
         mode: MODE_DIR | 0o755,
         ..NewInode::default()
     };
-    let d = fs.create(ROOT_INO, b"dir", &dir).unwrap().ino;
+    let d = fs.create(ROOT_INO, b"dir", &dir).unwrap().attr.ino;
     let content = pattern(5, MIB);
     let ino = file(&fs, "f", &content);
     fs.rename(ROOT_INO, b"f", d, b"damaged", RenameMode::Replace)
@@ -367,7 +367,7 @@ fn no_false_alarm_while_everything_changes() {
                     let name = format!("t{t}-{}", round % 5);
                     let _ = fs
                         .unlink(ROOT_INO, name.as_bytes())
-                        .map(|a| fs.evict(a.ino));
+                        .map(|a| fs.evict(a.attr.ino));
                     let ino = file(fs, &name, &pattern(round, 700_000));
                     fs.write(ino, 65_536, &pattern(round + 1, 100_000)).unwrap();
                     fs.truncate(ino, 300_001).unwrap();
@@ -375,7 +375,7 @@ fn no_false_alarm_while_everything_changes() {
                     let name = format!("copy {t}");
                     let copy = file(fs, &name, b"");
                     fs.clone_range(ino, 0, copy, 0, 65_536, None).unwrap();
-                    let gone = fs.unlink(ROOT_INO, name.as_bytes()).unwrap();
+                    let gone = fs.unlink(ROOT_INO, name.as_bytes()).unwrap().attr;
                     fs.evict(gone.ino).unwrap();
                 }
             });

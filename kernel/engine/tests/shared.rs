@@ -45,7 +45,7 @@ fn create(fs: &Fs, name: &str) -> u64 {
         mode: MODE_FILE | 0o644,
         ..NewInode::default()
     };
-    fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().ino
+    fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().attr.ino
 }
 
 fn content(fs: &Fs, ino: u64) -> Vec<u8> {

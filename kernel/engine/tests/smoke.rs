@@ -41,7 +41,10 @@ fn many_files_survive_remount_and_crash() {
             let fs = ram.mount();
             for i in 0..5000u32 {
                 let name = format!("file-{i}");
-                let a = fs.create(ROOT_INO, name.as_bytes(), &file(0o644)).unwrap();
+                let a = fs
+                    .create(ROOT_INO, name.as_bytes(), &file(0o644))
+                    .unwrap()
+                    .attr;
                 let data = vec![i as u8; (i as usize * 7) % 20_000];
                 fs.write(a.ino, 0, &data).unwrap();
             }
@@ -61,7 +64,10 @@ fn many_files_survive_remount_and_crash() {
         let fs = ram.mount();
         let before = fs.statfs();
         for i in 0..5000u32 {
-            let a = fs.unlink(ROOT_INO, format!("file-{i}").as_bytes()).unwrap();
+            let a = fs
+                .unlink(ROOT_INO, format!("file-{i}").as_bytes())
+                .unwrap()
+                .attr;
             assert_eq!(a.nlink, 0);
             fs.evict(a.ino).unwrap();
         }
@@ -91,7 +97,7 @@ fn full_volume_can_be_emptied() {
             Err(e) => break e,
         };
         n += 1;
-        if let Err(e) = fs.write(a.ino, 0, &data) {
+        if let Err(e) = fs.write(a.attr.ino, 0, &data) {
             break e;
         }
     };
@@ -99,7 +105,10 @@ fn full_volume_can_be_emptied() {
     let full = fs.statfs();
     assert!(full.available < 300, "{full:?}");
     for i in 0..n {
-        let a = fs.unlink(ROOT_INO, format!("f{i}").as_bytes()).unwrap();
+        let a = fs
+            .unlink(ROOT_INO, format!("f{i}").as_bytes())
+            .unwrap()
+            .attr;
         fs.evict(a.ino).unwrap();
     }
     fs.checkpoint().unwrap();
@@ -113,14 +122,14 @@ fn full_volume_can_be_emptied() {
 fn sparse_holes_punch_and_truncate() {
     let ram = new_volume(64 << 20, 16384);
     let fs = ram.mount();
-    let a = fs.create(ROOT_INO, b"sparse", &file(0o644)).unwrap();
+    let a = fs.create(ROOT_INO, b"sparse", &file(0o644)).unwrap().attr;
     fs.write(a.ino, (16 << 40) - 5, b"hello").unwrap();
     assert_eq!(fs.getattr(a.ino).unwrap().size, 16 << 40);
     assert_eq!(fs.getattr(a.ino).unwrap().blocks, 1);
     let mut buf = [1; 16];
     assert_eq!(fs.read(a.ino, (16 << 40) - 10, &mut buf).unwrap(), 10);
     assert_eq!(&buf[..10], b"\0\0\0\0\0hello");
-    let b = fs.create(ROOT_INO, b"b", &file(0o644)).unwrap();
+    let b = fs.create(ROOT_INO, b"b", &file(0o644)).unwrap().attr;
     let data: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
     fs.write(b.ino, 0, &data).unwrap();
     fs.punch(b.ino, 10_000, 1_500_000).unwrap();
@@ -136,7 +145,7 @@ fn sparse_holes_punch_and_truncate() {
     drop(fs);
     let ram = new_volume(64 << 20, 16384);
     let fs = ram.mount();
-    let b = fs.create(ROOT_INO, b"b", &file(0o644)).unwrap();
+    let b = fs.create(ROOT_INO, b"b", &file(0o644)).unwrap().attr;
     fs.write(b.ino, 0, &data).unwrap();
     fs.punch(b.ino, 10_000, 1_500_000).unwrap();
     fs.truncate(b.ino, 2_500_001).unwrap();
@@ -161,16 +170,16 @@ fn names_links_and_renames() {
         mode: MODE_DIR | 0o755,
         ..NewInode::default()
     };
-    let d1 = fs.create(ROOT_INO, b"d1", &dir).unwrap();
-    let d2 = fs.create(ROOT_INO, b"d2", &dir).unwrap();
-    let sub = fs.create(d1.ino, b"sub", &dir).unwrap();
-    let f = fs.create(d1.ino, b"f", &file(0o644)).unwrap();
+    let d1 = fs.create(ROOT_INO, b"d1", &dir).unwrap().attr;
+    let d2 = fs.create(ROOT_INO, b"d2", &dir).unwrap().attr;
+    let sub = fs.create(d1.ino, b"sub", &dir).unwrap().attr;
+    let f = fs.create(d1.ino, b"f", &file(0o644)).unwrap().attr;
     assert_eq!(fs.getattr(d1.ino).unwrap().nlink, 3);
     assert_eq!(
         fs.create(d1.ino, b"f", &file(0)).unwrap_err(),
         Error::Exists
     );
-    assert_eq!(fs.link(f.ino, d2.ino, b"g").unwrap().nlink, 2);
+    assert_eq!(fs.link(f.ino, d2.ino, b"g").unwrap().attr.nlink, 2);
     assert_eq!(fs.rmdir(ROOT_INO, b"d1").unwrap_err(), Error::NotEmpty);
     assert_eq!(fs.unlink(ROOT_INO, b"d1").unwrap_err(), Error::IsDirectory);
     fs.rename(d1.ino, b"sub", d2.ino, b"sub2", RenameMode::Replace)
@@ -198,7 +207,7 @@ fn names_links_and_renames() {
         xattrs: &[(b"user.a", b"1"), (b"user.b", &[7; 60_000])],
         ..NewInode::default()
     };
-    let l = fs.create(ROOT_INO, b"link", &link).unwrap();
+    let l = fs.create(ROOT_INO, b"link", &link).unwrap().attr;
     fs.sync().unwrap();
     drop(fs);
     let fs = ram.mount();
@@ -231,10 +240,10 @@ fn directories_do_not_move_below_themselves() {
     let mut at = ROOT_INO;
     let mut all = vec![];
     for _ in 0..40 {
-        at = fs.create(at, b"d", &dir).unwrap().ino;
+        at = fs.create(at, b"d", &dir).unwrap().attr.ino;
         all.push(at);
     }
-    let other = fs.create(ROOT_INO, b"other", &dir).unwrap();
+    let other = fs.create(ROOT_INO, b"other", &dir).unwrap().attr;
     fs.create(at, b"file", &file(0)).unwrap();
     for &below in &all {
         for mode in [RenameMode::Replace, RenameMode::NoReplace] {
@@ -262,7 +271,7 @@ fn directories_do_not_move_below_themselves() {
 fn attributes_change_with_an_extended_one() {
     let ram = new_volume(64 << 20, 16384);
     let fs = ram.mount();
-    let f = fs.create(ROOT_INO, b"f", &file(0o600)).unwrap();
+    let f = fs.create(ROOT_INO, b"f", &file(0o600)).unwrap().attr;
     let mode = |mode| SetAttr {
         mode: Some(mode),
         ..SetAttr::default()
@@ -324,5 +333,56 @@ fn a_bad_copy_of_metadata_is_healed() {
     let fs = ram.mount();
     assert_eq!(names(&fs, ROOT_INO).len(), 2000);
     assert!(fs.counters().healed > 5, "{:?}", fs.counters());
+    fs.unmount().unwrap();
+}
+
+/// The VFS shows what the operation gave, and does not ask again.
+#[test]
+fn operations_on_names_give_what_getattr_gives() {
+    let ram = new_volume(64 << 20, 16384);
+    let fs = ram.mount();
+    let directory = NewInode {
+        mode: MODE_DIR | 0o755,
+        ..NewInode::default()
+    };
+    let named = |got: Named| {
+        assert_eq!(fs.getattr(got.attr.ino).unwrap(), got.attr);
+        assert_eq!(fs.getattr(got.dir.ino).unwrap(), got.dir);
+        got.attr.ino
+    };
+    let renamed = |from: (u64, &[u8]), to: (u64, &[u8]), mode| {
+        let got = fs.rename(from.0, from.1, to.0, to.1, mode).unwrap();
+        assert_eq!(got.from.ino, from.0);
+        assert_eq!(got.to.map_or(from.0, |dir| dir.ino), to.0);
+        for attr in [Some(got.from), got.to, Some(got.moved), got.target]
+            .into_iter()
+            .flatten()
+        {
+            assert_eq!(fs.getattr(attr.ino).unwrap(), attr);
+        }
+        (got.moved.ino, got.target.map(|attr| (attr.ino, attr.nlink)))
+    };
+    let a = named(fs.create(ROOT_INO, b"a", &directory).unwrap());
+    let b = named(fs.create(ROOT_INO, b"b", &directory).unwrap());
+    let f = named(fs.create(a, b"f", &file(0o644)).unwrap());
+    let g = named(fs.create(a, b"g", &file(0o644)).unwrap());
+    let sub = named(fs.create(b, b"sub", &directory).unwrap());
+    assert_eq!(named(fs.link(f, b, b"f2").unwrap()), f);
+
+    let replace = RenameMode::Replace;
+    assert_eq!(renamed((a, b"f"), (b, b"f2"), replace), (f, None)); // One inode: nothing is done.
+    assert_eq!(renamed((a, b"g"), (a, b"h"), replace), (g, None));
+    assert_eq!(renamed((b, b"sub"), (a, b"sub"), replace), (sub, None));
+    let exchanged = renamed((a, b"sub"), (b, b"f2"), RenameMode::Exchange);
+    assert_eq!(exchanged, (sub, Some((f, 2))));
+    let within = renamed((a, b"f"), (a, b"h"), RenameMode::Exchange);
+    assert_eq!(within, (f, Some((g, 1))));
+    assert_eq!(renamed((a, b"f"), (a, b"h"), replace), (g, Some((f, 1))));
+    assert_eq!(renamed((a, b"h"), (a, b"sub"), replace), (g, Some((f, 0))));
+    let whiteout = RenameMode::Whiteout { uid: 1, gid: 2 };
+    assert_eq!(renamed((a, b"sub"), (b, b"i"), whiteout), (g, None));
+
+    assert_eq!(named(fs.unlink(b, b"i").unwrap()), g);
+    assert_eq!(named(fs.rmdir(b, b"f2").unwrap()), sub);
     fs.unmount().unwrap();
 }

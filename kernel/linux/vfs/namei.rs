@@ -3,7 +3,7 @@
 //!
 //! The VFS holds `i_rwsem` of the directories, so that what is looked up here and what is changed
 //! there cannot cross. Each operation is one of the engine's, complete or not done at all; what the
-//! inodes in memory show of it is copied from the engine afterwards.
+//! inodes in memory show of it is copied from what the engine gives.
 
 use super::attr::{getattr, setattr};
 use super::inode::{self, Inode, InodeRef};
@@ -73,7 +73,6 @@ unsafe fn make(
             unnamed: false,
         };
         let inode = create(idmap, dir, dentry, &wanted)?;
-        dir.reload();
         bindings::d_instantiate_new(dentry, inode.into_raw());
         dir.settle_names()
     }
@@ -171,14 +170,14 @@ unsafe extern "C" fn link(
     from_result(|| unsafe {
         let (inode, dir) = (Inode::of((*old).d_inode), Inode::of(dir));
         let volume = dir.volume();
-        let attr = with_space(dir, || {
+        let linked = with_space(dir, || {
             volume
                 .fs
                 .link(inode.ino(), dir.ino(), dentry_name(dentry))
                 .map_err(|e| volume.errno(e))
         })?;
-        inode.refresh(&attr);
-        dir.reload();
+        inode.refresh(&linked.attr);
+        dir.refresh(&linked.dir);
         bindings::ihold(inode.raw());
         bindings::d_instantiate(dentry, inode.raw());
         dir.settle_names()?;
@@ -204,13 +203,14 @@ unsafe fn remove(
         )
     };
     let volume = dir.volume();
-    let attr = if directory {
+    let removed = if directory {
         volume.fs.rmdir(dir.ino(), name)
     } else {
         volume.fs.unlink(dir.ino(), name)
     };
-    victim.refresh(&attr.map_err(|e| volume.errno(e))?);
-    dir.reload();
+    let removed = removed.map_err(|e| volume.errno(e))?;
+    victim.refresh(&removed.attr);
+    dir.refresh(&removed.dir);
     dir.settle_names()
 }
 
@@ -253,7 +253,7 @@ unsafe extern "C" fn rename(
     from_result(|| unsafe {
         let (from, to) = (Inode::of(old_dir), Inode::of(new_dir));
         let volume = from.volume();
-        let replaced = with_space(from, || {
+        let renamed = with_space(from, || {
             volume
                 .fs
                 .rename(
@@ -265,17 +265,13 @@ unsafe extern "C" fn rename(
                 )
                 .map_err(|e| volume.errno(e))
         })?;
-        Inode::of((*old).d_inode).reload();
-        if !(*new).d_inode.is_null() {
-            let target = Inode::of((*new).d_inode);
-            match replaced {
-                Some(attr) if attr.ino == target.ino() => target.refresh(&attr),
-                _ => target.reload(),
-            }
+        Inode::of((*old).d_inode).refresh(&renamed.moved);
+        if let (Some(attr), false) = (renamed.target, (*new).d_inode.is_null()) {
+            Inode::of((*new).d_inode).refresh(&attr);
         }
-        from.reload();
-        if old_dir != new_dir {
-            to.reload();
+        from.refresh(&renamed.from);
+        if let Some(attr) = renamed.to {
+            to.refresh(&attr);
         }
         from.settle_names()?;
         to.settle_names()?;

@@ -149,7 +149,9 @@ unsafe fn store(
             } else {
                 // SAFETY: By contract the parent is locked, so the name stays.
                 let name = unsafe { dentry_name(dentry) };
-                volume.fs.create(dir.ino(), name, &new)
+                let made = volume.fs.create(dir.ino(), name, &new)?;
+                dir.refresh(&made.dir);
+                Ok(made.attr)
             }
         });
         made.map_err(|e| volume.errno(e))

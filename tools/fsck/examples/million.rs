@@ -36,11 +36,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             let name = format!("directory {i}");
             dir = fs
                 .create(ROOT_INO, name.as_bytes(), &inode(MODE_DIR | 0o755))?
+                .attr
                 .ino;
             continue;
         }
         let name = format!("file number {i}");
-        let file = fs.create(dir, name.as_bytes(), &inode(MODE_FILE | 0o644))?;
+        let file = fs
+            .create(dir, name.as_bytes(), &inode(MODE_FILE | 0o644))?
+            .attr;
         if i % WITH_BLOCKS == 0 {
             fs.write(file.ino, 0, &blocks)?;
         } else {

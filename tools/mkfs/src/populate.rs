@@ -208,6 +208,7 @@ impl Copier<'_> {
         };
         self.fs
             .create(into, name.as_bytes(), &new)
+            .map(|made| made.attr)
             .map_err(|e| unwritable(path, e))
     }
 

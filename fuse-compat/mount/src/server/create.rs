@@ -52,9 +52,9 @@ impl<'a> Maker<'a> {
 impl Server {
     /// Makes a new inode under a new name.
     pub fn make(&self, dir: u64, name: &[u8], maker: &Maker<'_>) -> Result<Attr> {
-        let attr = self.inherit(dir, maker, |new| self.fs.create(dir, name, new))?;
-        self.settle(self.fs.getattr(dir)?.flags)?;
-        Ok(attr)
+        let made = self.inherit(dir, maker, |new| self.fs.create(dir, name, new))?;
+        self.settle(made.dir.flags)?;
+        Ok(made.attr)
     }
 
     /// Makes a new file without a name, which goes with its last user unless it is given one.
@@ -63,12 +63,12 @@ impl Server {
     }
 
     /// Calls `create` with everything that a new inode in `dir` takes from there.
-    fn inherit(
+    fn inherit<T>(
         &self,
         dir: u64,
         maker: &Maker<'_>,
-        create: impl Fn(&NewInode<'_>) -> aegisfs_engine::Result<Attr>,
-    ) -> Result<Attr> {
+        create: impl Fn(&NewInode<'_>) -> aegisfs_engine::Result<T>,
+    ) -> Result<T> {
         let parent = self.may_add_to(dir)?;
         let mut new = NewInode {
             mode: maker.mode,

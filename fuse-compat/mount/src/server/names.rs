@@ -34,15 +34,15 @@ impl Server {
     pub fn remove_file(&self, dir: u64, name: &[u8]) -> Result<()> {
         self.may_remove_from(dir, &self.fs.lookup(dir, name)?)?;
         let removed = self.fs.unlink(dir, name)?;
-        self.name_gone(&removed);
-        self.settle(self.fs.getattr(dir)?.flags)
+        self.name_gone(&removed.attr);
+        self.settle(removed.dir.flags)
     }
 
     pub fn remove_directory(&self, dir: u64, name: &[u8]) -> Result<()> {
         self.may_remove_from(dir, &self.fs.lookup(dir, name)?)?;
         let removed = self.fs.rmdir(dir, name)?;
-        self.name_gone(&removed);
-        self.settle(self.fs.getattr(dir)?.flags)
+        self.name_gone(&removed.attr);
+        self.settle(removed.dir.flags)
     }
 
     /// `owner`: of the whiteout that the source may become. The kernel has checked that nothing is
@@ -69,19 +69,20 @@ impl Server {
         if let Ok(replaced) = self.fs.lookup(to.0, to.1) {
             self.may_remove_from(to.0, &replaced)?;
         }
-        if let Some(replaced) = self.fs.rename(from.0, from.1, to.0, to.1, mode)? {
-            self.name_gone(&replaced);
+        let renamed = self.fs.rename(from.0, from.1, to.0, to.1, mode)?;
+        if let Some(target) = &renamed.target {
+            self.name_gone(target);
         }
-        self.settle(self.fs.getattr(from.0)?.flags | self.fs.getattr(to.0)?.flags)
+        self.settle(renamed.from.flags | renamed.to.map_or(0, |to| to.flags))
     }
 
     pub fn add_link(&self, ino: u64, dir: u64, name: &[u8]) -> Result<Attr> {
         guard::may_change(&self.fs.getattr(ino)?)?;
-        let parent = self.may_add_to(dir)?;
-        let attr = self.fs.link(ino, dir, name)?;
+        self.may_add_to(dir)?;
+        let linked = self.fs.link(ino, dir, name)?;
         self.inodes.named(ino);
-        self.settle(parent.flags)?;
-        Ok(attr)
+        self.settle(linked.dir.flags)?;
+        Ok(linked.attr)
     }
 
     /// An inode has lost a name; without any, it goes when nobody holds it.

@@ -11,7 +11,8 @@ use crate::format::key::{kind, Key};
 use crate::format::record::{valid_name, Dirent, COOKIE_SLOTS, DIRENT_MAX};
 use crate::txn::{Class, Fs, Tx, TREE};
 use crate::types::{
-    file_type, Attr, DirEntry, NewInode, Time, LINK_MAX, MODE_DIR, MODE_TYPE, NAME_MAX, ROOT_INO,
+    file_type, Attr, DirEntry, Named, NewInode, Time, LINK_MAX, MODE_DIR, MODE_TYPE, NAME_MAX,
+    ROOT_INO,
 };
 use aegisfs_platform::Vec;
 
@@ -174,7 +175,7 @@ impl Fs {
     /// # Errors
     /// `Exists`, `NotDirectory`, `NotFound` (the directory is removed), `TooManyLinks` (too many
     /// subdirectories), `NoSpace`, `ReadOnly`, `NameTooLong`, `Invalid`.
-    pub fn create(&self, dir: u64, name: &[u8], new: &NewInode<'_>) -> Result<Attr> {
+    pub fn create(&self, dir: u64, name: &[u8], new: &NewInode<'_>) -> Result<Named> {
         check_name(name)?;
         let mut tx = self.begin(Class::Grow)?;
         let mut parent = live_directory(&mut tx, dir)?;
@@ -186,14 +187,14 @@ impl Fs {
         add_entry(&mut tx, &mut parent, cookie, name, &attr)?;
         tx.put_inode(&parent)?;
         tx.commit()?;
-        Ok(attr)
+        Ok(Named { attr, dir: parent })
     }
 
     /// One more name for an inode.
     ///
     /// # Errors
     /// As [`Fs::create`]; `TooManyLinks`; `OtherProject`; `Invalid` for directories.
-    pub fn link(&self, ino: u64, dir: u64, name: &[u8]) -> Result<Attr> {
+    pub fn link(&self, ino: u64, dir: u64, name: &[u8]) -> Result<Named> {
         check_name(name)?;
         let mut tx = self.begin(Class::Grow)?;
         let mut parent = live_directory(&mut tx, dir)?;
@@ -218,15 +219,14 @@ impl Fs {
         add_entry(&mut tx, &mut parent, cookie, name, &attr)?;
         tx.put_inode(&parent)?;
         tx.commit()?;
-        Ok(attr)
+        Ok(Named { attr, dir: parent })
     }
 
-    /// Removes a name of something that is no directory. Gives its attributes after that; without
-    /// names left, the host calls [`Fs::evict`] when nobody uses it any more.
+    /// Removes a name of something that is no directory. Without names left, the host calls [`Fs::evict`] when nobody uses it any more.
     ///
     /// # Errors
     /// `NotFound`, `IsDirectory`, `ReadOnly`.
-    pub fn unlink(&self, dir: u64, name: &[u8]) -> Result<Attr> {
+    pub fn unlink(&self, dir: u64, name: &[u8]) -> Result<Named> {
         self.remove(dir, name, false)
     }
 
@@ -234,11 +234,11 @@ impl Fs {
     ///
     /// # Errors
     /// `NotFound`, `NotDirectory`, `NotEmpty`, `ReadOnly`.
-    pub fn rmdir(&self, dir: u64, name: &[u8]) -> Result<Attr> {
+    pub fn rmdir(&self, dir: u64, name: &[u8]) -> Result<Named> {
         self.remove(dir, name, true)
     }
 
-    fn remove(&self, dir: u64, name: &[u8], want_dir: bool) -> Result<Attr> {
+    fn remove(&self, dir: u64, name: &[u8], want_dir: bool) -> Result<Named> {
         check_name(name)?;
         let mut tx = self.begin(Class::Reserve)?;
         let mut parent = directory(&mut tx, dir)?;
@@ -255,7 +255,7 @@ impl Fs {
         self.drop_name(&mut tx, &mut attr)?;
         tx.put_inode(&parent)?;
         tx.commit()?;
-        Ok(attr)
+        Ok(Named { attr, dir: parent })
     }
 
     /// An inode loses a name: stores it, with its ORPHAN record if it was the last one.
@@ -380,7 +380,7 @@ pub fn touch(attr: &mut Attr) {
 }
 
 /// Notes a change of a directory's entries.
-fn touch_entries(parent: &mut Attr) {
+pub fn touch_entries(parent: &mut Attr) {
     touch(parent);
     parent.mtime = parent.ctime;
 }

@@ -7,45 +7,48 @@
 
 use super::dir::{
     add_entry, check_name, dangling, directory, live_directory, put_entry, remove_entry, touch,
-    Found,
+    touch_entries, Found,
 };
 use super::inode::check_project;
 use crate::error::{Error, Result};
 use crate::format::key::{kind, Key};
 use crate::format::record::decode_inode;
 use crate::txn::{Class, Fs, Tx};
-use crate::types::{Attr, NewInode, RenameMode, MODE_CHAR, MODE_DIR, MODE_TYPE, ROOT_INO};
+use crate::types::{Attr, NewInode, RenameMode, Renamed, MODE_CHAR, MODE_DIR, MODE_TYPE, ROOT_INO};
 use aegisfs_platform::{try_box, Box};
 
-/// Source and target directories, which may be one.
-struct Parents {
-    from: Attr,
-    /// `None`: the same as `from`.
-    to: Option<Attr>,
-}
-
-impl Parents {
-    /// Boxed, because kernel stacks are small.
+impl Renamed {
+    /// Before anything is done; `moved` is still to come. Boxed, because kernel stacks are small.
     #[inline(never)]
-    fn read(tx: &mut Tx<'_>, from_dir: u64, to_dir: u64) -> Result<Box<Self>> {
-        let mut parents = try_box(Self {
+    fn begin(tx: &mut Tx<'_>, from_dir: u64, to_dir: u64) -> Result<Box<Self>> {
+        let mut renamed = try_box(Self {
             from: directory(tx, from_dir)?,
             to: None,
+            moved: Attr::default(),
+            target: None,
         })?;
         if from_dir != to_dir {
-            parents.to = Some(live_directory(tx, to_dir)?);
+            renamed.to = Some(live_directory(tx, to_dir)?);
         }
-        if parents.target().nlink == 0 {
+        if renamed.into_dir().nlink == 0 {
             return Err(Error::NotFound);
         }
-        Ok(parents)
+        Ok(renamed)
     }
 
-    fn target(&mut self) -> &mut Attr {
+    /// The directory of the new name.
+    fn into_dir(&mut self) -> &mut Attr {
         self.to.as_mut().unwrap_or(&mut self.from)
     }
 
+    fn dirs(&mut self) -> impl Iterator<Item = &mut Attr> {
+        core::iter::once(&mut self.from).chain(self.to.as_mut())
+    }
+
+    /// Stores all that changed but what was replaced.
+    #[inline(never)]
     fn put(&self, tx: &mut Tx<'_>) -> Result<()> {
+        tx.put_inode(&self.moved)?;
         tx.put_inode(&self.from)?;
         match &self.to {
             Some(to) => tx.put_inode(to),
@@ -55,8 +58,7 @@ impl Parents {
 }
 
 impl Fs {
-    /// Renames. Gives the attributes of what was replaced, after that: without names left, the host
-    /// evicts it when nobody uses it.
+    /// Renames. If what was replaced has no names left, the host evicts it when nobody uses it.
     ///
     /// # Errors
     /// `NotFound`, `Exists` (`NoReplace`), `NotEmpty`, `IsDirectory`, `NotDirectory`, `Invalid`
@@ -68,42 +70,43 @@ impl Fs {
         to_dir: u64,
         to: &[u8],
         mode: RenameMode,
-    ) -> Result<Option<Attr>> {
+    ) -> Result<Box<Renamed>> {
         check_name(from)?;
         check_name(to)?;
         let mut tx = self.begin(Class::Grow)?;
-        let mut parents = Parents::read(&mut tx, from_dir, to_dir)?;
+        let mut renamed = Renamed::begin(&mut tx, from_dir, to_dir)?;
         let Ok(source) = self.probe(&tx, from_dir, from)? else {
             return Err(Error::NotFound);
         };
         let target = self.probe(&tx, to_dir, to)?;
+        renamed.moved = tx.inode(source.ino).map_err(dangling)?;
         if mode == RenameMode::Exchange {
             let Ok(target) = target else {
                 return Err(Error::NotFound);
             };
             if target.ino != source.ino {
-                exchange(&mut tx, &mut parents, (source, from), (target, to))?;
+                exchange(&mut tx, &mut renamed, (source, from), (target, to))?;
                 tx.commit()?;
             }
-            return Ok(None);
+            return Ok(renamed);
         }
-        let mut moved = tx.inode(source.ino).map_err(dangling)?;
-        if parents.to.is_some() && is_dir(&moved) {
+        let moved = renamed.moved;
+        if renamed.to.is_some() && is_dir(&moved) {
             check_loop(&tx, to_dir, moved.ino)?;
         }
-        check_project(parents.target(), &moved)?;
-        let mut replaced = None;
+        check_project(renamed.into_dir(), &moved)?;
         let cookie = match target {
             Ok(_) if mode == RenameMode::NoReplace => return Err(Error::Exists),
             // Two names of one inode: POSIX wants nothing done.
-            Ok(target) if target.ino == source.ino => return Ok(None),
+            Ok(target) if target.ino == source.ino => return Ok(renamed),
             Ok(target) => {
-                replaced = self.displace(&mut tx, parents.target(), target, to, &moved)?;
+                renamed.target =
+                    Some(self.displace(&mut tx, renamed.into_dir(), target, to, &moved)?);
                 target.cookie
             }
             Err(cookie) => cookie,
         };
-        remove_entry(&mut tx, &mut parents.from, source.cookie, from, &moved)?;
+        remove_entry(&mut tx, &mut renamed.from, source.cookie, from, &moved)?;
         if let RenameMode::Whiteout { uid, gid } = mode {
             let new = NewInode {
                 mode: MODE_CHAR,
@@ -111,16 +114,15 @@ impl Fs {
                 gid,
                 ..NewInode::default()
             };
-            self.whiteout(&mut tx, &mut parents.from, source.cookie, from, &new)?;
+            self.whiteout(&mut tx, &mut renamed.from, source.cookie, from, &new)?;
         }
         // Both names may share a hash; then the cookie just freed and the one just found differ.
-        add_entry(&mut tx, parents.target(), cookie, to, &moved)?;
-        moved.parent = to_dir;
-        touch(&mut moved);
-        tx.put_inode(&moved)?;
-        parents.put(&mut tx)?;
+        add_entry(&mut tx, renamed.into_dir(), cookie, to, &moved)?;
+        renamed.moved.parent = to_dir;
+        touch(&mut renamed.moved);
+        renamed.put(&mut tx)?;
         tx.commit()?;
-        Ok(replaced)
+        Ok(renamed)
     }
 
     /// Takes the target's name from what has it.
@@ -132,12 +134,12 @@ impl Fs {
         target: Found,
         name: &[u8],
         moved: &Attr,
-    ) -> Result<Option<Attr>> {
+    ) -> Result<Attr> {
         let mut victim = tx.inode(target.ino).map_err(dangling)?;
         check_replace(moved, &victim)?;
         remove_entry(tx, parent, target.cookie, name, &victim)?;
         self.drop_name(tx, &mut victim)?;
-        Ok(Some(victim))
+        Ok(victim)
     }
 
     /// Puts a whiteout where the source was.
@@ -196,13 +198,13 @@ const fn is_dir(attr: &Attr) -> bool {
 #[inline(never)]
 fn exchange(
     tx: &mut Tx<'_>,
-    parents: &mut Parents,
+    renamed: &mut Renamed,
     (source, from): (Found, &[u8]),
     (target, to): (Found, &[u8]),
 ) -> Result<()> {
-    let mut a = tx.inode(source.ino).map_err(dangling)?;
+    let a = renamed.moved;
     let mut b = tx.inode(target.ino).map_err(dangling)?;
-    let (from_dir, to_dir) = (parents.from.ino, parents.target().ino);
+    let (from_dir, to_dir) = (renamed.from.ino, renamed.into_dir().ino);
     if from_dir != to_dir {
         for (moved, into) in [(&a, to_dir), (&b, from_dir)] {
             if is_dir(moved) {
@@ -210,43 +212,36 @@ fn exchange(
             }
         }
     }
-    check_project(&parents.from, &b)?;
-    check_project(parents.target(), &a)?;
+    check_project(&renamed.from, &b)?;
+    check_project(renamed.into_dir(), &a)?;
     for (dir, cookie, name, attr) in [
         (from_dir, source.cookie, from, &b),
         (to_dir, target.cookie, to, &a),
     ] {
         put_entry(tx, dir, cookie, name, attr)?;
     }
-    if is_dir(&a) != is_dir(&b) && parents.to.is_some() {
+    if is_dir(&a) != is_dir(&b) && renamed.to.is_some() {
         let (loses, gains) = if is_dir(&a) {
             (from_dir, to_dir)
         } else {
             (to_dir, from_dir)
         };
-        for parent in [Some(&mut parents.from), parents.to.as_mut()]
-            .into_iter()
-            .flatten()
-        {
-            if parent.ino == loses {
-                parent.nlink = parent.nlink.saturating_sub(1);
-            } else if parent.ino == gains {
-                parent.nlink = parent.nlink.checked_add(1).ok_or(Error::TooManyLinks)?;
+        for dir in renamed.dirs() {
+            if dir.ino == loses {
+                dir.nlink = dir.nlink.saturating_sub(1);
+            } else if dir.ino == gains {
+                dir.nlink = dir.nlink.checked_add(1).ok_or(Error::TooManyLinks)?;
             }
         }
     }
-    a.parent = to_dir;
+    renamed.moved.parent = to_dir;
     b.parent = from_dir;
-    for attr in [&mut a, &mut b] {
-        touch(attr);
-        tx.put_inode(attr)?;
+    touch(&mut renamed.moved);
+    touch(&mut b);
+    tx.put_inode(&b)?;
+    for dir in renamed.dirs() {
+        touch_entries(dir);
     }
-    for parent in [Some(&mut parents.from), parents.to.as_mut()]
-        .into_iter()
-        .flatten()
-    {
-        touch(parent);
-        parent.mtime = parent.ctime;
-    }
-    parents.put(tx)
+    renamed.target = Some(b);
+    renamed.put(tx)
 }

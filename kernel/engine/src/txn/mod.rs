@@ -94,7 +94,7 @@ pub struct Fs {
     /// The host asked for a panic on errors, and one happened.
     pub(crate) panic_due: AtomicBool,
     pub(crate) dirty_limits: DirtyLimits,
-    /// Bytes of changed nodes when the last operation began or checkpoint ended, for who may not lock the trees.
+    /// Bytes of changed nodes when the last operation began or checkpoint ended, for who does not lock the trees.
     pub(crate) dirty: AtomicUsize,
     pub(crate) hash_seed: u64,
     pub(crate) node_size: usize,
@@ -222,6 +222,7 @@ impl Fs {
                 self.throttle()?;
             }
             let mut state = self.state.write();
+            self.note_dirty(&state);
             let levels = u64::from(state.trees.root(TREE)?.level) + 2;
             let mut space = self.space.lock();
             let node = (self.node_size / crate::types::BLOCK_SIZE * 2) as u64;
@@ -264,7 +265,7 @@ impl Fs {
 
     /// Wakes the background when much waits to be written; makes the caller write when too much does.
     fn throttle(&self) -> Result<()> {
-        let dirty = self.note_dirty(&self.state.read());
+        let dirty = self.dirty.load(Relaxed);
         if dirty > self.dirty_limits.hard {
             return self.checkpoint();
         }
@@ -307,11 +308,10 @@ impl Fs {
         self.commit(self.sequence())
     }
 
-    /// Bytes of changed nodes.
-    pub(crate) fn note_dirty(&self, state: &State) -> usize {
+    /// Notes how much of the trees waits for a checkpoint.
+    pub(crate) fn note_dirty(&self, state: &State) {
         let dirty = state.trees.dirty_nodes() * self.node_size;
         self.dirty.store(dirty, Relaxed);
-        dirty
     }
 
     /// There is something to do in the background besides a checkpoint.

@@ -80,7 +80,7 @@ pub fn file(fs: &Fs, name: &str, content: &[u8]) -> u64 {
         mode: MODE_FILE | 0o644,
         ..NewInode::default()
     };
-    let ino = fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().ino;
+    let ino = fs.create(ROOT_INO, name.as_bytes(), &new).unwrap().attr.ino;
     fs.write(ino, 0, content).unwrap();
     ino
 }

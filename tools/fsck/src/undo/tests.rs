@@ -123,12 +123,16 @@ fn damaged() -> Ram {
             mode,
             ..NewInode::default()
         };
-        let dir = fs.create(ROOT_INO, b"dir", &new(MODE_DIR | 0o755)).unwrap();
+        let dir = fs
+            .create(ROOT_INO, b"dir", &new(MODE_DIR | 0o755))
+            .unwrap()
+            .attr;
         for i in 0..300 {
             let name = format!("file number {i}");
             let file = fs
                 .create(dir.ino, name.as_bytes(), &new(MODE_FILE | 0o644))
-                .unwrap();
+                .unwrap()
+                .attr;
             fs.write(file.ino, 0, name.as_bytes()).unwrap();
         }
         fs.unmount().unwrap();

@@ -115,13 +115,21 @@ fn inode(mode: u32) -> NewInode<'static> {
 
 /// Makes the content of the images.
 pub fn fill(fs: &Fs) -> Result<()> {
-    let dir = fs.create(ROOT_INO, b"directory", &inode(MODE_DIR | 0o750))?;
-    let small = fs.create(dir.ino, b"inline", &inode(MODE_FILE | 0o644))?;
+    let dir = fs
+        .create(ROOT_INO, b"directory", &inode(MODE_DIR | 0o750))?
+        .attr;
+    let small = fs
+        .create(dir.ino, b"inline", &inode(MODE_FILE | 0o644))?
+        .attr;
     fs.write(small.ino, 0, b"a small file\n")?;
     fs.link(small.ino, ROOT_INO, "h\u{e4}rter Link".as_bytes())?;
-    let large = fs.create(dir.ino, &[b'n'; 255], &inode(MODE_FILE | 0o600))?;
+    let large = fs
+        .create(dir.ino, &[b'n'; 255], &inode(MODE_FILE | 0o600))?
+        .attr;
     fs.write(large.ino, 0, &pattern(LARGE))?;
-    let sparse = fs.create(dir.ino, b"sparse", &inode(MODE_FILE | 0o600))?;
+    let sparse = fs
+        .create(dir.ino, b"sparse", &inode(MODE_FILE | 0o600))?
+        .attr;
     fs.write(sparse.ino, 1 << 40, b"far away")?;
     fs.fallocate(sparse.ino, 1 << 20, 1 << 16, true)?;
     let value = pattern(20_000);
@@ -136,12 +144,12 @@ pub fn fill(fs: &Fs) -> Result<()> {
         ..inode(MODE_CHAR | 0o666)
     };
     fs.create(ROOT_INO, b"null", &device)?;
-    let many = fs.create(ROOT_INO, b"many", &inode(MODE_DIR | 0o755))?;
+    let many = fs.create(ROOT_INO, b"many", &inode(MODE_DIR | 0o755))?.attr;
     for i in 0..120 {
         fs.create(many.ino, format!("file {i}").as_bytes(), &inode(MODE_FILE))?;
     }
     for i in (0..120).step_by(2) {
-        let gone = fs.unlink(many.ino, format!("file {i}").as_bytes())?;
+        let gone = fs.unlink(many.ino, format!("file {i}").as_bytes())?.attr;
         fs.evict(gone.ino)?;
     }
     let set = aegisfs_engine::SetAttr {
@@ -206,7 +214,7 @@ pub fn fill_shared(fs: &Fs) -> Result<()> {
     let block = BLOCK_SIZE as u64;
     let [source, clone, pieces] = [&b"source"[..], b"clone", b"pieces"].map(|name| {
         let made = fs.create(ROOT_INO, name, &inode(MODE_FILE | 0o644));
-        made.map(|attr| attr.ino)
+        made.map(|attr| attr.attr.ino)
     });
     let (source, clone, pieces) = (source?, clone?, pieces?);
     fs.write(source, 0, &pattern(SHARED * BLOCK_SIZE))?;

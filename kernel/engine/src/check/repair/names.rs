@@ -225,6 +225,6 @@ impl Repair<'_> {
         }
         let attr = self.fs.create(ROOT_INO, name.as_bytes(), &new)?;
         self.touch(ROOT_INO)?;
-        Ok(attr.ino)
+        Ok(attr.attr.ino)
     }
 }

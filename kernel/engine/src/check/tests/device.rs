@@ -220,7 +220,7 @@ fn free_map_that_recovery_could_not_read() {
     let ram = sample();
     let mut record = PVec::new();
     let fs = ram.mount();
-    let ino = fs.create(ROOT_INO, b"new", &file()).unwrap().ino;
+    let ino = fs.create(ROOT_INO, b"new", &file()).unwrap().attr.ino;
     fs.write(ino, 0, &content()).unwrap();
     fs.sync().unwrap();
     let m = fs.extent_at(ino, 0, &mut record).unwrap().unwrap();

@@ -244,12 +244,12 @@ pub(super) fn sample() -> Ram {
         };
         let ram = Ram::format(32 << 20, &options);
         let fs = ram.mount();
-        let d = fs.create(ROOT_INO, b"d", &directory()).unwrap();
-        let sub = fs.create(d.ino, b"sub", &directory()).unwrap();
-        let inline = fs.create(d.ino, b"inline", &file()).unwrap();
+        let d = fs.create(ROOT_INO, b"d", &directory()).unwrap().attr;
+        let sub = fs.create(d.ino, b"sub", &directory()).unwrap().attr;
+        let inline = fs.create(d.ino, b"inline", &file()).unwrap().attr;
         fs.write(inline.ino, 0, b"a little content").unwrap();
         fs.link(inline.ino, sub.ino, b"hard link").unwrap();
-        let blocks = fs.create(d.ino, b"blocks", &file()).unwrap();
+        let blocks = fs.create(d.ino, b"blocks", &file()).unwrap().attr;
         fs.write(blocks.ino, 0, &content()).unwrap();
         fs.fallocate(blocks.ino, 100 << 12, 10 << 12, true).unwrap();
         let link = NewInode {

@@ -377,7 +377,7 @@ fn directory_loop() {
     let ram = sample();
     let fs = ram.mount();
     let sub = at(&fs, "d/sub").ino;
-    let deep = fs.create(sub, b"deep", &directory()).unwrap();
+    let deep = fs.create(sub, b"deep", &directory()).unwrap().attr;
     fs.create(deep.ino, b"file", &file()).unwrap();
     fs.unmount().unwrap();
     // "sub" goes from "d" into "deep", which is in it.

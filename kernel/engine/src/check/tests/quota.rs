@@ -18,7 +18,7 @@ fn counting() -> Ram {
     let fs = ram.mount();
     for (i, uid) in [0, 1000, 1000].into_iter().enumerate() {
         let new = NewInode { uid, ..file() };
-        let made = fs.create(ROOT_INO, name(i).as_bytes(), &new).unwrap();
+        let made = fs.create(ROOT_INO, name(i).as_bytes(), &new).unwrap().attr;
         fs.write(made.ino, 0, &vec![1; 3000 * i]).unwrap();
     }
     let limit = SetQuota {

@@ -11,7 +11,7 @@ fn cloned() -> Ram {
     let ram = sample();
     let fs = ram.mount();
     let (from, dir) = (at(&fs, "d/blocks"), at(&fs, "d"));
-    let to = fs.create(dir.ino, b"clone", &file()).unwrap();
+    let to = fs.create(dir.ino, b"clone", &file()).unwrap().attr;
     fs.clone_range(from.ino, 0, to.ino, 0, from.size, None)
         .unwrap();
     fs.unmount().unwrap();
@@ -41,7 +41,7 @@ fn both_can_go(ram: &Ram) {
     let fs = ram.mount();
     let dir = at(&fs, "d");
     for (gone, left) in [("blocks", Some("clone")), ("clone", None)] {
-        let attr = fs.unlink(dir.ino, gone.as_bytes()).unwrap();
+        let attr = fs.unlink(dir.ino, gone.as_bytes()).unwrap().attr;
         fs.evict(attr.ino).unwrap();
         fs.checkpoint().unwrap();
         fs.checkpoint().unwrap();
@@ -143,7 +143,7 @@ fn shared_flag() {
 fn a_flag_without_a_count_is_no_problem() {
     let ram = cloned();
     let fs = ram.mount();
-    let attr = fs.unlink(at(&fs, "d").ino, b"clone").unwrap();
+    let attr = fs.unlink(at(&fs, "d").ino, b"clone").unwrap().attr;
     fs.evict(attr.ino).unwrap();
     fs.unmount().unwrap();
     assert_eq!(ram.check(), []);
@@ -191,7 +191,7 @@ fn interrupted_moves_are_finished() {
         };
         let ram = Ram::format(64 << 20, &options);
         let fs = ram.mount();
-        let ino = fs.create(ROOT_INO, b"long", &file()).unwrap().ino;
+        let ino = fs.create(ROOT_INO, b"long", &file()).unwrap().attr.ino;
         let mut data: Vec<u8> = Vec::new();
         for i in 0..blocks {
             data.extend([(i % 255) as u8 + 1; BLOCK_SIZE]);

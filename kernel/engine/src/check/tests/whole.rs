@@ -29,7 +29,10 @@ fn a_crashed_volume_has_only_notes() {
     let ram = sample();
     let fs = ram.mount();
     for i in 0..200 {
-        let a = fs.create(ROOT_INO, name(i).as_bytes(), &file()).unwrap();
+        let a = fs
+            .create(ROOT_INO, name(i).as_bytes(), &file())
+            .unwrap()
+            .attr;
         fs.write(a.ino, 0, &content()[..i * 100]).unwrap();
         if i % 3 == 0 {
             fs.unlink(ROOT_INO, name(i).as_bytes()).unwrap();
