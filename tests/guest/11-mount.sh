@@ -5,6 +5,7 @@
 # vm: --disk 3G --mem 2048 --cpus 2
 # timeout: 300
 . "$(dirname "$0")/lib.sh"
+need xfs_io
 
 options() {
 	awk -v at="$MNT" '$2 == at { print $4 }' /proc/mounts
