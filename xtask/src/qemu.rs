@@ -113,14 +113,18 @@ pub fn arguments(
             escape(&scratch.display().to_string())
         );
         let mut discard = "unmap";
+        let mut limit = String::new();
         let source = match disk {
             Disk::Scratch { size } => {
                 make_sparse(&scratch, *size)?;
                 scratch_source
             }
-            Disk::Allocated { size } => {
+            Disk::Allocated { size, rate } => {
                 make_allocated(&scratch, *size)?;
                 discard = "ignore";
+                if let Some(rate) = rate {
+                    limit = format!(",throttling.bps-total={rate}");
+                }
                 scratch_source
             }
             Disk::File { path, read_only } => {
@@ -145,7 +149,7 @@ pub fn arguments(
             }
         };
         let serial = format!("aegis-disk{number}");
-        disks.push((serial, format!("discard={discard},{source}")));
+        disks.push((serial, format!("discard={discard},{source}{limit}")));
     }
     for (serial, source) in disks {
         let drive = format!("if=none,id={serial},{source}");

@@ -50,7 +50,10 @@ pub fn arguments(config: &Config, directory: &Path) -> Result<Vec<OsString>> {
                 make_sparse(&scratch, *size)?;
                 (scratch, "d")
             }
-            Disk::Allocated { size } => {
+            Disk::Allocated { rate: Some(_), .. } => {
+                anyhow::bail!("only QEMU limits what a disk gives in a second")
+            }
+            Disk::Allocated { size, rate: None } => {
                 make_allocated(&scratch, *size)?;
                 (scratch, "dt")
             }

@@ -53,8 +53,8 @@ pub enum Disk {
     /// Empty, and gone with the VM.
     Scratch { size: u64 },
     /// As `Scratch`, but the host has all of its blocks from the start, as a real disk has, and keeps
-    /// them: discards do nothing.
-    Allocated { size: u64 },
+    /// them: discards do nothing. QEMU can limit how many bytes it reads and writes in a second.
+    Allocated { size: u64, rate: Option<u64> },
     /// A file of the host, by its absolute path.
     File { path: PathBuf, read_only: bool },
     /// A file of the host; every write and flush is also recorded in a log (see `write_log`).

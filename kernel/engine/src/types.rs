@@ -136,28 +136,6 @@ pub struct Attr {
     pub has_xattrs: bool,
 }
 
-/// What an operation on one name left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Named {
-    /// What has, or had, the name.
-    pub attr: Attr,
-    /// Its directory.
-    pub dir: Attr,
-}
-
-/// What a rename left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Renamed {
-    /// The directory of the old name.
-    pub from: Attr,
-    /// The directory of the new name, if that is another one.
-    pub to: Option<Attr>,
-    /// What had the old name.
-    pub moved: Attr,
-    /// What had the new name, if it was not the same.
-    pub target: Option<Attr>,
-}
-
 impl Attr {
     /// Whose quota it counts for.
     #[must_use]
@@ -197,6 +175,28 @@ impl Attr {
             allocated
         }
     }
+}
+
+/// What an operation on one name left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// What has, or had, the name.
+    pub attr: Attr,
+    /// Its directory.
+    pub dir: Attr,
+}
+
+/// What a rename left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renamed {
+    /// The directory of the old name.
+    pub from: Attr,
+    /// The directory of the new name, if that is another one.
+    pub to: Option<Attr>,
+    /// What had the old name.
+    pub moved: Attr,
+    /// What had the new name, if it was not the same.
+    pub target: Option<Attr>,
 }
 
 /// Attributes to change; `None` leaves as is. `ctime` is set to now unless given.

@@ -24,7 +24,7 @@ use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
 use crate::demo::tree::{check_disk, Trees};
 use crate::kernel::{Choice, Kernel};
 use crate::stage::Demand;
-use crate::testbed::{Shape, Testbed};
+use crate::testbed::{parse_size, Shape, Testbed};
 use crate::toolchain::Toolchain;
 use crate::vm::{Config, Disk, Vm};
 use crate::{cmd, paths, ui};
@@ -74,6 +74,9 @@ pub struct Options {
     /// The kernel: stock in QEMU, or uml, which runs at native speed.
     #[arg(long, value_enum, default_value_t = Choice::Stock)]
     kernel: Choice,
+    /// Have the disk read and write no more bytes in a second (200M, 1G, ...); not with uml.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "fuse")]
+    disk_rate: Option<u64>,
     /// Write the results there, after every round.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -196,13 +199,17 @@ pub fn main(options: &Options) -> Result<()> {
             read_only: true,
         };
         let mut disks = vec![
-            Disk::Allocated { size: disk_size },
+            Disk::Allocated {
+                size: disk_size,
+                rate: options.disk_rate,
+            },
             file(&trees.part()),
             file(&repository),
         ];
         if aged {
             disks.extend(Contender::IN_KERNEL.map(|_| Disk::Allocated {
                 size: AGED_DISK_SIZE,
+                rate: options.disk_rate,
             }));
         }
         let shape = Shape {

@@ -222,7 +222,8 @@ impl Fs {
         Ok(Named { attr, dir: parent })
     }
 
-    /// Removes a name of something that is no directory. Without names left, the host calls [`Fs::evict`] when nobody uses it any more.
+    /// Removes a name of something that is no directory. If that was its last one, the host calls
+    /// [`Fs::evict`] when nobody uses it any more.
     ///
     /// # Errors
     /// `NotFound`, `IsDirectory`, `ReadOnly`.

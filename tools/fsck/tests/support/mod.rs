@@ -214,7 +214,7 @@ pub fn fill_shared(fs: &Fs) -> Result<()> {
     let block = BLOCK_SIZE as u64;
     let [source, clone, pieces] = [&b"source"[..], b"clone", b"pieces"].map(|name| {
         let made = fs.create(ROOT_INO, name, &inode(MODE_FILE | 0o644));
-        made.map(|attr| attr.attr.ino)
+        made.map(|made| made.attr.ino)
     });
     let (source, clone, pieces) = (source?, clone?, pieces?);
     fs.write(source, 0, &pattern(SHARED * BLOCK_SIZE))?;

@@ -223,8 +223,8 @@ impl Repair<'_> {
                 _ => return Err(Error::Exists),
             }
         }
-        let attr = self.fs.create(ROOT_INO, name.as_bytes(), &new)?;
+        let made = self.fs.create(ROOT_INO, name.as_bytes(), &new)?;
         self.touch(ROOT_INO)?;
-        Ok(attr.attr.ino)
+        Ok(made.attr.ino)
     }
 }
