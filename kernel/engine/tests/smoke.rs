@@ -22,6 +22,13 @@ fn file(mode: u32) -> NewInode<'static> {
     }
 }
 
+fn directory() -> NewInode<'static> {
+    NewInode {
+        mode: MODE_DIR | 0o755,
+        ..NewInode::default()
+    }
+}
+
 fn names(fs: &Fs, dir: u64) -> Vec<String> {
     let mut v = vec![];
     fs.readdir(dir, 0, &mut |e| {
@@ -166,13 +173,9 @@ fn sparse_holes_punch_and_truncate() {
 fn names_links_and_renames() {
     let ram = new_volume(64 << 20, 16384);
     let fs = ram.mount();
-    let dir = NewInode {
-        mode: MODE_DIR | 0o755,
-        ..NewInode::default()
-    };
-    let d1 = fs.create(ROOT_INO, b"d1", &dir).unwrap().attr;
-    let d2 = fs.create(ROOT_INO, b"d2", &dir).unwrap().attr;
-    let sub = fs.create(d1.ino, b"sub", &dir).unwrap().attr;
+    let d1 = fs.create(ROOT_INO, b"d1", &directory()).unwrap().attr;
+    let d2 = fs.create(ROOT_INO, b"d2", &directory()).unwrap().attr;
+    let sub = fs.create(d1.ino, b"sub", &directory()).unwrap().attr;
     let f = fs.create(d1.ino, b"f", &file(0o644)).unwrap().attr;
     assert_eq!(fs.getattr(d1.ino).unwrap().nlink, 3);
     assert_eq!(
@@ -233,17 +236,13 @@ fn names_links_and_renames() {
 fn directories_do_not_move_below_themselves() {
     let ram = new_volume(64 << 20, 16384);
     let fs = ram.mount();
-    let dir = NewInode {
-        mode: MODE_DIR | 0o755,
-        ..NewInode::default()
-    };
     let mut at = ROOT_INO;
     let mut all = vec![];
     for _ in 0..40 {
-        at = fs.create(at, b"d", &dir).unwrap().attr.ino;
+        at = fs.create(at, b"d", &directory()).unwrap().attr.ino;
         all.push(at);
     }
-    let other = fs.create(ROOT_INO, b"other", &dir).unwrap().attr;
+    let other = fs.create(ROOT_INO, b"other", &directory()).unwrap().attr;
     fs.create(at, b"file", &file(0)).unwrap();
     for &below in &all {
         for mode in [RenameMode::Replace, RenameMode::NoReplace] {
@@ -341,10 +340,6 @@ fn a_bad_copy_of_metadata_is_healed() {
 fn operations_on_names_give_what_getattr_gives() {
     let ram = new_volume(64 << 20, 16384);
     let fs = ram.mount();
-    let directory = NewInode {
-        mode: MODE_DIR | 0o755,
-        ..NewInode::default()
-    };
     let named = |got: Named| {
         assert_eq!(fs.getattr(got.attr.ino).unwrap(), got.attr);
         assert_eq!(fs.getattr(got.dir.ino).unwrap(), got.dir);
@@ -362,11 +357,11 @@ fn operations_on_names_give_what_getattr_gives() {
         }
         (got.moved.ino, got.target.map(|attr| (attr.ino, attr.nlink)))
     };
-    let a = named(fs.create(ROOT_INO, b"a", &directory).unwrap());
-    let b = named(fs.create(ROOT_INO, b"b", &directory).unwrap());
+    let a = named(fs.create(ROOT_INO, b"a", &directory()).unwrap());
+    let b = named(fs.create(ROOT_INO, b"b", &directory()).unwrap());
     let f = named(fs.create(a, b"f", &file(0o644)).unwrap());
     let g = named(fs.create(a, b"g", &file(0o644)).unwrap());
-    let sub = named(fs.create(b, b"sub", &directory).unwrap());
+    let sub = named(fs.create(b, b"sub", &directory()).unwrap());
     assert_eq!(named(fs.link(f, b, b"f2").unwrap()), f);
 
     let replace = RenameMode::Replace;
